@@ -1,0 +1,35 @@
+"""What a worker needs from a model: one synchronous step over chunks of sequences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one sequence that a step computes.
+
+    There is no prefill phase and no decode phase here: a prompt is a long chunk and a
+    decoding sequence a chunk of one token. Token i of the chunk has position
+    `num_computed_tokens + i`, and its K/V goes to slot
+    `position % block_size` of block `block_table[position // block_size]`.
+    """
+
+    token_ids: Sequence[int]
+    num_computed_tokens: int  # tokens before this chunk, whose K/V lie in the blocks
+    block_table: Sequence[int]
+    sampling: SamplingParams
+    sample_index: int | None  # which output token to draw; None: the chunk ends early
+
+
+class Engine(Protocol):
+    """A model. Pure, synchronous, knows no network and keeps nothing of a sequence."""
+
+    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+        """Compute all chunks in one pass and write their K/V.
+
+        Returns one entry per chunk: the sampled token, or None where `sample_index` is.
+        """
+        ...

@@ -1,0 +1,35 @@
+"""Every Redis key, spelled once.
+
+The braces are part of a pool's keys: a hash tag, so that one transaction may touch
+several of them on a Redis cluster.
+"""
+
+DEAD_LETTERS = "tandem:dead-letters"
+GROUP_OF_PREFILL = "prefill"
+GROUP_OF_DECODE = "decode"
+ALL_WORKERS = "tandem:worker:*"
+ALL_POOLS = "tandem:pool:*"
+
+
+def prefill(pool: str) -> str:
+    return f"tandem:{{{pool}}}:prefill"
+
+
+def decode(pool: str) -> str:
+    return f"tandem:{{{pool}}}:decode"
+
+
+def control(pool: str) -> str:
+    return f"tandem:{{{pool}}}:control"
+
+
+def replies(gateway: str) -> str:
+    return f"tandem:replies:{gateway}"
+
+
+def worker(worker_id: str) -> str:
+    return f"tandem:worker:{worker_id}"
+
+
+def pool(name: str) -> str:
+    return f"tandem:pool:{name}"

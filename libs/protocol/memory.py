@@ -1,0 +1,68 @@
+"""What lies where in shared memory: weights by name, K/V by block. Only arithmetic.
+
+A KV block holds `block_size` tokens of every layer in one contiguous run of bytes,
+layer after layer, K before V:
+
+    block = [ layer 0: K | V ][ layer 1: K | V ] ...
+    K     = [num_kv_heads, block_size, k_head_dim]      V = [.., .., v_head_dim]
+
+So a block is the unit of sharing, eviction, offload and transfer.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from protocol.wire import Message
+
+ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
+
+DType = Literal["float32", "bfloat16"]
+ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
+
+
+class LayerGeometry(Message):
+    """The shape of one layer's K and V, as its attention function sees them."""
+
+    num_kv_heads: int = Field(ge=1)
+    k_head_dim: int = Field(ge=1)
+    v_head_dim: int = Field(ge=1)
+
+    def num_elements(self, block_size: int) -> int:
+        """K and V of one layer in one block."""
+        return self.num_kv_heads * block_size * (self.k_head_dim + self.v_head_dim)
+
+
+class KVGeometry(Message):
+    """The shape of a KV block."""
+
+    layers: tuple[LayerGeometry, ...] = Field(min_length=1)
+    dtype: DType
+    block_size: int = Field(ge=1)
+
+    @property
+    def block_bytes(self) -> int:
+        elements = sum(layer.num_elements(self.block_size) for layer in self.layers)
+        return elements * ITEM_BYTES[self.dtype]
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """How many blocks hold that many tokens."""
+        return -(-num_tokens // self.block_size)
+
+
+class TensorSpec(Message):
+    """Where one parameter or buffer lies in the weights segment."""
+
+    name: str
+    offset: int  # bytes from the segment's start, a multiple of ALIGNMENT_BYTES
+    shape: tuple[int, ...]
+    dtype: str  # torch's name of it: "float32", "bfloat16", "int64", ...
+
+
+class ModelFacts(Message):
+    """What the rest of the mesh must know of a model; learnt once, by the loader."""
+
+    model: str  # directory or hub id, as given
+    fingerprint: str  # of configuration and dtype: what makes two workers agree
+    vocab_size: int
+    max_position: int  # tokens that the model's positions reach

@@ -1,0 +1,121 @@
+"""Everything that services say to each other through Redis.
+
+A *job* asks a pool to work, an *event* reports progress, a *status* says who is alive.
+Each token carries its place in the output (`index`), so repeating an event is harmless:
+the gateway takes only the next index.
+"""
+
+from typing import Annotated, Literal, NewType
+
+from pydantic import Field
+
+from protocol.sampling import SamplingParams, TokenId
+from protocol.wire import Decoder, Message
+
+RequestId = NewType("RequestId", str)
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class PrefillJob(Message):
+    """Compute the K/V of these tokens and sample the next one.
+
+    `token_ids` beyond `num_prompt_tokens` are output that the client already has: the
+    job then continues a request whose memory was lost.
+    """
+
+    type: Literal["prefill"] = "prefill"
+    request_id: RequestId
+    generation: int = 0
+    token_ids: tuple[TokenId, ...] = Field(min_length=1)
+    num_prompt_tokens: int = Field(ge=1)
+    sampling: SamplingParams
+    reply_to: str  # the gateway whose reply stream gets the events
+    deadline: float  # seconds since the epoch; nobody waits for an answer after it
+    priority: int = 0
+
+
+class DecodeJob(Message):
+    """Adopt this sequence from the store and generate until it ends."""
+
+    type: Literal["decode"] = "decode"
+    request_id: RequestId
+    generation: int
+    sampling: SamplingParams
+    reply_to: str
+    deadline: float
+
+
+class Cancel(Message):
+    """The client is gone or has enough: free whatever this request holds."""
+
+    type: Literal["cancel"] = "cancel"
+    request_id: RequestId
+
+
+class TokenEvent(Message):
+    """New tokens of one sequence; the first of them is output number `index`."""
+
+    request_id: RequestId
+    generation: int
+    index: int
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+
+
+class TokenEvents(Message):
+    """One step's tokens, of all sequences that one gateway waits for."""
+
+    type: Literal["tokens"] = "tokens"
+    events: tuple[TokenEvent, ...]
+
+
+class Failed(Message):
+    """A request came to an end that is not its client's fault."""
+
+    type: Literal["failed"] = "failed"
+    request_id: RequestId
+    reason: str
+
+
+class WorkerStatus(Message):
+    """One process of the mesh, as its own heartbeat tells it."""
+
+    type: Literal["worker"] = "worker"
+    service: Literal["gateway", "prefill", "decode", "kvstore"]
+    worker_id: str
+    pool: str
+    pid: int
+    host: str
+    running: int = 0
+    waiting: int = 0
+    ready: bool = False
+
+
+class PoolStatus(Message):
+    """A pool's memory and what its model is, as its store tells it."""
+
+    type: Literal["pool"] = "pool"
+    pool: str
+    model: str
+    block_size: int
+    max_model_len: int  # tokens, prompt and output together
+    vocab_size: int
+    num_waiting: int  # sequences without blocks yet
+    num_parked: int  # sequences with blocks and no owner
+    total: int  # KV blocks, and below: how many of them are ...
+    free: int
+    cached: int
+    referenced: int
+    quarantined: int
+
+
+Job = Annotated[PrefillJob | DecodeJob, Field(discriminator="type")]
+Reply = Annotated[TokenEvents | Failed, Field(discriminator="type")]
+Status = Annotated[WorkerStatus | PoolStatus, Field(discriminator="type")]
+
+decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
+decode_cancel: Decoder[Cancel] = Decoder(Cancel)
+decode_reply: Decoder[TokenEvents | Failed] = Decoder(Reply)
+decode_status: Decoder[WorkerStatus | PoolStatus] = Decoder(Status)
