@@ -1,0 +1,161 @@
+"""Redis streams: who takes which entry, and what becomes of it. Not what it means.
+
+An entry that a consumer took and never acknowledged goes to another consumer once it
+was idle for a lease; delivered too often, it is buried as a dead letter.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from mesh.connect import MAX_BLOCK_SECONDS
+
+MAX_DEAD_LETTERS = 10_000
+MAX_DELIVERIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One element of a stream."""
+
+    id: bytes
+    fields: Mapping[bytes, bytes]
+    deliveries: int = 1
+
+
+class Consumer:
+    """One reader in the consumer group of one stream."""
+
+    def __init__(self, redis: Redis, stream: str, group: str, name: str) -> None:
+        self._redis = redis
+        self._stream = stream
+        self._group = group
+        self._name = name
+
+    async def join(self) -> None:
+        """Make stream and group if they are missing; all entries count, old ones too."""
+        try:
+            await self._redis.xgroup_create(
+                self._stream, self._group, id="0", mkstream=True
+            )
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def take(self, count: int, block_seconds: float) -> list[Entry]:
+        """Up to `count` new entries; waits for the first at most `block_seconds`."""
+        try:
+            reply = await self._redis.xreadgroup(
+                self._group,
+                self._name,
+                {self._stream: ">"},
+                count=count,
+                block=int(min(block_seconds, MAX_BLOCK_SECONDS) * 1000),
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.join()  # Redis came back without its data
+            return []
+        return [Entry(id, fields) for _, rows in reply for id, fields in rows]
+
+    async def take_over(self, count: int, idle_seconds: float) -> list[Entry]:
+        """Up to `count` entries whose consumer let them lie for `idle_seconds`."""
+        try:
+            _, rows, *_ = await self._redis.xautoclaim(
+                self._stream,
+                self._group,
+                self._name,
+                min_idle_time=int(idle_seconds * 1000),
+                count=count,
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return []
+        return [
+            Entry(id, fields, await self._deliveries(id)) for id, fields in rows if fields
+        ]
+
+    async def _deliveries(self, entry_id: bytes) -> int:
+        pending = await self._redis.xpending_range(
+            self._stream, self._group, min=entry_id, max=entry_id, count=1
+        )
+        return int(pending[0]["times_delivered"]) if pending else 1
+
+    async def acknowledge(self, entries: Iterable[Entry]) -> None:
+        """These are done: no other consumer will see them, and they leave the stream."""
+        ids = [entry.id for entry in entries]
+        if not ids:
+            return
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.xack(self._stream, self._group, *ids)
+            transaction.xdel(self._stream, *ids)
+            await transaction.execute()
+
+    async def bury(self, entry: Entry, reason: str, dead_letters: str) -> None:
+        """Give up on an entry: keep it with the reason where people look."""
+        letter: dict[Any, Any] = {
+            **entry.fields,
+            "stream": self._stream,
+            "reason": reason,
+            "deliveries": entry.deliveries,
+        }
+        await self._redis.xadd(dead_letters, letter, maxlen=MAX_DEAD_LETTERS)
+        await self.acknowledge([entry])
+
+    async def leave(self) -> None:
+        """Drop this consumer from its group, unless entries still wait in its name."""
+        pending = await self._redis.xpending_range(
+            self._stream,
+            self._group,
+            min="-",
+            max="+",
+            count=1,
+            consumername=self._name,
+        )
+        if not pending:
+            await self._redis.xgroup_delconsumer(self._stream, self._group, self._name)
+
+
+async def backlog(redis: Redis, stream: str) -> int:
+    """How many entries are neither acknowledged nor buried."""
+    return int(await redis.xlen(stream))
+
+
+class Mailbox:
+    """A stream with one reader and many writers, which lives as long as its reader."""
+
+    def __init__(self, redis: Redis, stream: str, lease_seconds: float) -> None:
+        self._redis = redis
+        self._stream = stream
+        self._lease_ms = int(lease_seconds * 1000)
+        self._last: bytes = b"0"
+
+    async def open(self) -> None:
+        """Make the stream exist: writers refuse to write to one that does not."""
+        await self._redis.xadd(self._stream, {"opened": b""})
+        await self.renew()
+
+    async def renew(self) -> None:
+        """Keep the stream for another lease; make it again if Redis lost it."""
+        if not await self._redis.pexpire(self._stream, self._lease_ms):
+            await self.open()
+
+    async def read(self, count: int) -> list[Entry]:
+        """Entries not read before; waits for the first at most a second."""
+        reply = await self._redis.xread(
+            {self._stream: self._last},
+            count=count,
+            block=int(MAX_BLOCK_SECONDS * 1000),
+        )
+        entries = [Entry(id, fields) for _, rows in reply for id, fields in rows]
+        if entries:
+            self._last = entries[-1].id
+        return entries
+
+    async def close(self) -> None:
+        await self._redis.delete(self._stream)

@@ -1,0 +1,19 @@
+"""What the gateway is told at its start."""
+
+from pydantic import Field
+
+from mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    listen_fd: int = Field(default=0, ge=0)  # a bound socket to serve instead, or 0
+    model: str = "models/stories260K"
+    served_model_name: str = ""  # empty: the model's own name
+    max_open_requests: int = Field(default=1024, ge=1)
+    request_timeout_seconds: float = Field(default=600.0, gt=0)
+    body_timeout_seconds: float = Field(default=10.0, gt=0)
+    keepalive_seconds: float = Field(default=30.0, gt=0)
+    max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    max_connections: int = Field(default=2048, ge=1)
