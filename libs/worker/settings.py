@@ -1,0 +1,20 @@
+"""What a worker is told at its start; its phases are the only difference of kinds."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mesh.settings import ServiceSettings
+from protocol.memory import DType
+
+
+class WorkerSettings(ServiceSettings):
+    store_socket: Path = Path("/run/tandem/kvstore.sock")
+    model: str = "models/stories260K"  # a directory or a hub id
+    dtype: DType = "float32"
+    engine: Literal["transformer", "counting"] = "transformer"
+    threads: int = Field(default=1, ge=1, le=1024)
+    max_num_seqs: int = Field(default=64, ge=1, le=4096)
+    max_num_batched_tokens: int = Field(default=512, ge=1)
+    load_timeout_seconds: float = Field(default=1800.0, gt=0)
