@@ -1,0 +1,111 @@
+"""Which processes make a mesh, each with its command line and environment. Only data."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.settings import PREFIX
+from tandem.supervisor import Command
+
+REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `tandem up` was asked for."""
+
+    model: Path
+    served_model_name: str
+    host: str
+    port: int
+    prefill: int
+    decode: int
+    kv_blocks: int
+    block_size: int
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    threads: int  # of each worker; 0: the cores divided among the workers
+    engine: str
+    pool: str
+    run_dir: Path
+    redis_url: str  # empty: an embedded Redis
+    log_level: str
+    log_format: str
+
+    @property
+    def threads_per_worker(self) -> int:
+        cores = len(os.sched_getaffinity(0))
+        return self.threads or max(1, cores // (self.prefill + self.decode))
+
+
+def services(
+    options: Options, redis_url: str, sockets: Path, listen_fd: int
+) -> Iterator[Command]:
+    """The store, the workers and the gateway."""
+    everyone = {
+        "redis_url": redis_url,
+        "pool": options.pool,
+        "log_level": options.log_level,
+        "log_format": options.log_format,
+    }
+    attached = {**everyone, "store_socket": sockets / "kvstore.sock"}
+    yield _service("kvstore", 0, {**attached, **_store(options)}, layer=STORE_LAYER)
+    worker = {**attached, **_worker(options)}
+    for number in range(options.prefill):
+        yield _service("prefill", number, worker)
+    for number in range(options.decode):
+        yield _service("decode", number, worker)
+    gateway = {**everyone, **_gateway(options), "listen_fd": listen_fd}
+    yield _service("gateway", 0, gateway, pass_fds=(listen_fd,))
+
+
+def _store(options: Options) -> dict[str, object]:
+    return {
+        "kv_blocks": options.kv_blocks,
+        "block_size": options.block_size,
+        "max_model_len": options.max_model_len,
+    }
+
+
+def _worker(options: Options) -> dict[str, object]:
+    return {
+        "model": options.model,
+        "dtype": options.dtype,
+        "engine": options.engine,
+        "threads": options.threads_per_worker,
+        "max_num_seqs": options.max_num_seqs,
+    }
+
+
+def _gateway(options: Options) -> dict[str, object]:
+    return {
+        "model": options.model,
+        "served_model_name": options.served_model_name,
+    }
+
+
+def _service(
+    service: str,
+    number: int,
+    settings: Mapping[str, object],
+    *,
+    layer: int = SERVICE_LAYER,
+    pass_fds: tuple[int, ...] = (),
+) -> Command:
+    env = inherited(os.environ)
+    env |= {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
+    # The model is a directory by now, and tokenisers must not start threads of their own.
+    env |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if threads := settings.get("threads"):
+        env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # -P: a folder of the same name where the command was typed is not the service.
+    argv = (sys.executable, "-P", "-m", service)
+    return Command(f"{service}-{number}", argv, env, layer, pass_fds)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which no setting is made by accident."""
+    return {name: v for name, v in environ.items() if not name.startswith(PREFIX)}

@@ -1,0 +1,109 @@
+"""`tandem status`: who is alive and what the pools hold, as the heartbeats tell it."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.table import Table
+
+from mesh.connect import LOST, connect
+from mesh.errors import ConfigurationError
+from mesh.registry import living
+from protocol import keys
+from protocol.messages import PoolStatus, WorkerStatus, decode_status
+from tandem.rundir import is_alive
+
+ANSWER_SECONDS = 2.0
+BLOCK_STATES = ("total", "free", "cached", "referenced", "quarantined")
+
+
+def show(redis_url: str, *, as_json: bool) -> None:
+    """Print the state of every process and pool that this Redis knows."""
+    everyone, pools = asyncio.run(_read(redis_url))
+    if as_json:
+        print(json.dumps(_as_json(everyone, pools), indent=2))
+        return
+    console = Console()
+    console.print(_process_table(everyone))
+    console.print(_pool_table(pools))
+
+
+async def processes(redis: Redis) -> list[WorkerStatus]:
+    """Every process that lives; of a dead one on this machine its heartbeat may linger."""
+    statuses = await _statuses(redis, keys.ALL_WORKERS)
+    here = socket.gethostname()
+    return [
+        status
+        for status in statuses
+        if isinstance(status, WorkerStatus)
+        and (status.host != here or is_alive(status.pid))
+    ]
+
+
+async def _read(redis_url: str) -> tuple[list[WorkerStatus], list[PoolStatus]]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), connect(redis_url) as redis:
+            everyone = await processes(redis)
+            statuses = await _statuses(redis, keys.ALL_POOLS)
+    except (*LOST, ValueError) as error:
+        raise ConfigurationError(
+            f"no mesh: its Redis does not answer ({type(error).__name__})"
+        ) from None
+    everyone.sort(key=lambda process: (process.pool, process.service, process.pid))
+    pools = [status for status in statuses if isinstance(status, PoolStatus)]
+    return everyone, sorted(pools, key=lambda pool: pool.pool)
+
+
+async def _statuses(redis: Redis, pattern: str) -> list[WorkerStatus | PoolStatus]:
+    return [decode_status(body) for body in await living(redis, pattern)]
+
+
+def _as_json(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, Any]:
+    return {
+        "processes": [process.model_dump(exclude={"type"}) for process in everyone],
+        "pools": [
+            {
+                "pool": pool.pool,
+                "model": pool.model,
+                "blocks": pool.model_dump(include=set(BLOCK_STATES)),
+                "block_size": pool.block_size,
+                "max_model_len": pool.max_model_len,
+                "waiting": pool.num_waiting,
+                "parked": pool.num_parked,
+            }
+            for pool in pools
+        ],
+    }
+
+
+def _process_table(everyone: list[WorkerStatus]) -> Table:
+    table = Table(title="processes", title_justify="left")
+    for column in ("pool", "service", "worker", "pid"):
+        table.add_column(column)
+    for column in ("running", "waiting", "ready"):
+        table.add_column(column, justify="right")
+    for process in everyone:
+        table.add_row(
+            process.pool,
+            process.service,
+            process.worker_id,
+            str(process.pid),
+            str(process.running),
+            str(process.waiting),
+            "yes" if process.ready else "no",
+        )
+    return table
+
+
+def _pool_table(pools: list[PoolStatus]) -> Table:
+    table = Table(title="KV blocks", title_justify="left")
+    table.add_column("pool")
+    for column in (*BLOCK_STATES, "waiting", "parked"):
+        table.add_column(column, justify="right")
+    for pool in pools:
+        blocks = [str(getattr(pool, state)) for state in BLOCK_STATES]
+        table.add_row(pool.pool, *blocks, str(pool.num_waiting), str(pool.num_parked))
+    return table
