@@ -2,7 +2,7 @@
 
 * MeshError
   + ConfigurationError    a setting is wrong: the process says which and exits with 2
-  + Unreachable           a peer did not answer within its time
+  + Unreachable           a peer is gone or silent: the process ends, to start anew
 """
 
 
@@ -15,4 +15,4 @@ class ConfigurationError(MeshError):
 
 
 class Unreachable(MeshError):
-    """A peer did not answer within its time."""
+    """A peer is gone or silent, and this process is of no use without it."""

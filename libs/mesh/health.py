@@ -30,9 +30,7 @@ def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> Non
 
 
 @asynccontextmanager
-async def health_server(
-    port: int, is_ready: Callable[[], bool]
-) -> AsyncIterator[None]:
+async def health_server(port: int, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
     """Serve the health routes on a port of their own; port 0 means nobody asks."""
     if port == 0:
         yield

@@ -54,5 +54,7 @@ KV_CACHE_USAGE = Gauge(
     "tandem_kv_cache_usage_ratio", "Referenced KV blocks among all, 0 to 1."
 )
 ADOPTIONS = Counter(
-    "tandem_adoptions_total", "Sequences taken over, by what parked them.", ["parked_by"]
+    "tandem_adoptions_total",
+    "Sequences taken over, by what parked them.",
+    ["parked_by"],
 )

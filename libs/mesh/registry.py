@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
 
 import structlog
 from redis.asyncio import Redis
@@ -28,8 +30,8 @@ async def heartbeat(
             except LOST as error:
                 logger.warning("heartbeat.missed", error=type(error).__name__)
     finally:
-        if keys := list(snapshot()):
-            await redis.delete(*keys)
+        with suppress(*LOST):  # then the keys end with their lease
+            await redis.delete(*snapshot())
 
 
 async def _beat(redis: Redis, values: dict[str, bytes], lease_seconds: float) -> None:
@@ -44,4 +46,5 @@ async def living(redis: Redis, pattern: str) -> list[bytes]:
     keys = [key async for key in redis.scan_iter(match=pattern, count=500)]
     if not keys:
         return []
-    return [value for value in await redis.mget(keys) if value is not None]
+    values = cast(list[bytes | None], await redis.mget(keys))
+    return [value for value in values if value is not None]

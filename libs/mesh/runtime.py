@@ -10,9 +10,10 @@ import structlog
 import uvloop
 
 from mesh import log
-from mesh.errors import ConfigurationError
+from mesh.errors import ConfigurationError, MeshError, Unreachable
 from mesh.settings import S, load
 
+EXIT_UNREACHABLE = 1
 EXIT_CONFIGURATION = 2  # a restart with the same settings would fail the same way
 
 logger = structlog.get_logger()
@@ -35,6 +36,9 @@ def run(service: str, serve: Serve[S], settings_kind: type[S]) -> None:
     except* ConfigurationError as group:
         print(f"{service}: {_first(group)}", file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
+    except* Unreachable as group:
+        logger.error("service.failed", reason=str(_first(group)))
+        sys.exit(EXIT_UNREACHABLE)
 
 
 async def _until_signal(serve: Serve[S], settings: S, worker_id: str) -> None:
@@ -47,7 +51,7 @@ async def _until_signal(serve: Serve[S], settings: S, worker_id: str) -> None:
     logger.info("service.stopped")
 
 
-def _first(group: BaseExceptionGroup[ConfigurationError]) -> BaseException:
+def _first(group: BaseExceptionGroup[MeshError]) -> BaseException:
     """The first real error of a group of groups."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):

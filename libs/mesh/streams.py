@@ -6,7 +6,7 @@ was idle for a lease; delivered too often, it is buried as a dead letter.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -15,6 +15,9 @@ from mesh.connect import MAX_BLOCK_SECONDS
 
 MAX_DEAD_LETTERS = 10_000
 MAX_DELIVERIES = 3
+MAX_LETTERS = 100_000  # steps that a gateway may lag behind before it misses some
+
+Fields = Mapping[Any, Any]  # names and values, str or bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,25 @@ class Entry:
     id: bytes
     fields: Mapping[bytes, bytes]
     deliveries: int = 1
+
+
+def _entries(reply: Any) -> list[Entry]:
+    # redis-py types a reply as the union of all its historical shapes.
+    return [Entry(id, fields) for _, rows in reply for id, fields in rows]
+
+
+async def send(redis: Redis, stream: str, fields: Fields, max_len: int = 0) -> None:
+    """Append an entry; with `max_len` the oldest ones beyond about that many go."""
+    await redis.xadd(stream, dict(fields), maxlen=max_len or None)
+
+
+async def post(redis: Redis, letters: Mapping[str, Fields]) -> set[str]:
+    """Append one entry to each mailbox; returns those whose reader is gone."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for stream, fields in letters.items():
+            pipeline.xadd(stream, dict(fields), maxlen=MAX_LETTERS, nomkstream=True)
+        ids = await pipeline.execute()
+    return {stream for stream, id in zip(letters, ids, strict=True) if id is None}
 
 
 class Consumer:
@@ -60,7 +82,7 @@ class Consumer:
                 raise
             await self.join()  # Redis came back without its data
             return []
-        return [Entry(id, fields) for _, rows in reply for id, fields in rows]
+        return _entries(reply)
 
     async def take_over(self, count: int, idle_seconds: float) -> list[Entry]:
         """Up to `count` entries whose consumer let them lie for `idle_seconds`."""
@@ -77,7 +99,9 @@ class Consumer:
                 raise
             return []
         return [
-            Entry(id, fields, await self._deliveries(id)) for id, fields in rows if fields
+            Entry(id, fields, await self._deliveries(id))
+            for id, fields in rows
+            if fields
         ]
 
     async def _deliveries(self, entry_id: bytes) -> int:
@@ -126,36 +150,51 @@ async def backlog(redis: Redis, stream: str) -> int:
     return int(await redis.xlen(stream))
 
 
-class Mailbox:
-    """A stream with one reader and many writers, which lives as long as its reader."""
+class Tail:
+    """Reads a stream from a point on, for itself alone."""
 
-    def __init__(self, redis: Redis, stream: str, lease_seconds: float) -> None:
+    def __init__(self, redis: Redis, stream: str, after: bytes = b"$") -> None:
+        """`after` the entry of that id; "$" is the newest one there is at first."""
         self._redis = redis
         self._stream = stream
-        self._lease_ms = int(lease_seconds * 1000)
-        self._last: bytes = b"0"
-
-    async def open(self) -> None:
-        """Make the stream exist: writers refuse to write to one that does not."""
-        await self._redis.xadd(self._stream, {"opened": b""})
-        await self.renew()
-
-    async def renew(self) -> None:
-        """Keep the stream for another lease; make it again if Redis lost it."""
-        if not await self._redis.pexpire(self._stream, self._lease_ms):
-            await self.open()
+        self._last = after
 
     async def read(self, count: int) -> list[Entry]:
         """Entries not read before; waits for the first at most a second."""
+        if self._last == b"$":
+            self._last = await self._newest()
         reply = await self._redis.xread(
             {self._stream: self._last},
             count=count,
             block=int(MAX_BLOCK_SECONDS * 1000),
         )
-        entries = [Entry(id, fields) for _, rows in reply for id, fields in rows]
+        entries = _entries(reply)
         if entries:
             self._last = entries[-1].id
         return entries
+
+    async def _newest(self) -> bytes:
+        # Asked once: a "$" sent with each read would miss what comes between two.
+        rows = await self._redis.xrevrange(self._stream, count=1)
+        return cast(bytes, rows[0][0]) if rows else b"0"
+
+
+class Mailbox(Tail):
+    """A stream with one reader and many writers, which lives as long as its reader."""
+
+    def __init__(self, redis: Redis, stream: str, lease_seconds: float) -> None:
+        super().__init__(redis, stream, after=b"0")
+        self._lease_ms = int(lease_seconds * 1000)
+
+    async def open(self) -> None:
+        """Make the stream exist: writers refuse to write to one that does not."""
+        await self._redis.xadd(self._stream, {"opened": b""})
+        await self._redis.pexpire(self._stream, self._lease_ms)
+
+    async def renew(self) -> None:
+        """Keep the stream for another lease; make it again if Redis lost it."""
+        if not await self._redis.pexpire(self._stream, self._lease_ms):
+            await self.open()
 
     async def close(self) -> None:
         await self._redis.delete(self._stream)

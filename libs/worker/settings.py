@@ -14,6 +14,7 @@ class WorkerSettings(ServiceSettings):
     model: str = "models/stories260K"  # a directory or a hub id
     dtype: DType = "float32"
     engine: Literal["transformer", "counting"] = "transformer"
+    phases: Literal["prefill", "decode", "both"] = "both"
     threads: int = Field(default=1, ge=1, le=1024)
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)

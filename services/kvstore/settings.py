@@ -11,5 +11,7 @@ class Settings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
     kv_blocks: int = Field(default=2048, ge=1)
     block_size: int = Field(default=16, ge=1, le=1024)  # tokens
-    max_model_len: int = Field(default=0, ge=0)  # tokens; 0: what model and blocks allow
+    max_model_len: int = Field(
+        default=0, ge=0
+    )  # tokens; 0: what model and blocks allow
     max_waiting: int = Field(default=4096, ge=1)  # sequences that wait for blocks

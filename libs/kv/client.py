@@ -1,0 +1,169 @@
+"""A worker's end of the store connection. Synchronous: one call, one answer.
+
+The connection is the worker's life as far as the store knows: when it closes, the store
+parks everything that the worker holds and announces it to the others.
+"""
+
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from kv.errors import Refused, StoreLost
+from kv.frames import framed, receive_descriptors, receive_frame
+from kv.operations import (
+    Admit,
+    Adopt,
+    Advance,
+    Advanced,
+    Answer,
+    Attach,
+    Attached,
+    BeginLoad,
+    CommitLoad,
+    Done,
+    Gone,
+    Held,
+    Loading,
+    LoadWanted,
+    Operation,
+    Park,
+    Progress,
+    Queued,
+    Record,
+    RefusedReply,
+    Release,
+    Room,
+    Stats,
+    decode_answer,
+)
+from kv.segments import Mapping
+from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
+from protocol.wire import encode
+
+ANSWER_SECONDS = 10.0  # the store never computes: a longer silence is a dead store
+
+A = TypeVar("A", bound=Answer)
+
+
+class StoreClient:
+    """The calls of DESIGN's store contract, each atomic at the store."""
+
+    def __init__(self, path: Path, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Connect; StoreLost if nobody listens at `path`."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(answer_seconds)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise StoreLost(f"no store at {path}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def attach(
+        self, worker_id: str, fingerprint: str
+    ) -> "Attachment | LoadWanted | Loading":
+        """Join the pool; Refused if its model is another one."""
+        answer = self._call(Attach(worker_id=worker_id, fingerprint=fingerprint))
+        match answer:
+            case LoadWanted() | Loading():
+                return answer
+            case Attached():
+                weights, blocks = receive_descriptors(self._socket, 2)
+                return Attachment(
+                    answer,
+                    weights=Mapping(weights, writable=False),
+                    blocks=Mapping(blocks, writable=True),
+                )
+        raise StoreLost(f"an answer out of place: {answer.type}")
+
+    def begin_load(self, load: BeginLoad) -> Mapping:
+        """Room for the weights, writable; to be closed before `commit_load`."""
+        self._expect(load, Room)
+        (descriptor,) = receive_descriptors(self._socket, 1)
+        return Mapping(descriptor, writable=True)
+
+    def commit_load(self) -> None:
+        self._expect(CommitLoad(), Done)
+
+    def admit(self, job: PrefillJob) -> Record | Queued | Gone:
+        return self._taken(Admit(job=job))
+
+    def adopt(self, request_id: RequestId, generation: int) -> Record | Queued | Gone:
+        return self._taken(Adopt(request_id=request_id, generation=generation))
+
+    def advance(self, progress: Iterable[Progress]) -> Advanced:
+        return self._expect(Advance(progress=tuple(progress)), Advanced)
+
+    def park(self, sequences: Iterable[Held]) -> None:
+        self._expect(Park(sequences=tuple(sequences)), Done)
+
+    def release(self, sequences: Iterable[Held]) -> None:
+        self._expect(Release(sequences=tuple(sequences)), Done)
+
+    def cancel(self, request_id: RequestId) -> None:
+        self._expect(Cancel(request_id=request_id), Done)
+
+    def stats(self) -> PoolStatus:
+        return self._expect(Stats(), PoolStatus)
+
+    def _taken(self, operation: Operation) -> Record | Queued | Gone:
+        answer = self._call(operation)
+        if isinstance(answer, Record | Queued | Gone):
+            return answer
+        raise StoreLost(f"an answer out of place: {answer.type}")
+
+    def _expect(self, operation: Operation, kind: type[A]) -> A:
+        answer = self._call(operation)
+        if isinstance(answer, kind):
+            return answer
+        raise StoreLost(f"an answer out of place: {answer.type}")
+
+    def _call(self, operation: Operation) -> Answer:
+        try:
+            self._socket.sendall(framed(encode(operation)))
+            answer = decode_answer(receive_frame(self._socket))
+        except OSError as error:
+            raise StoreLost(f"the store does not answer: {error}") from error
+        if isinstance(answer, RefusedReply):
+            raise Refused(answer.reason)
+        return answer
+
+
+class Attachment:
+    """A pool's memory as one worker sees it, while the block lasts."""
+
+    def __init__(self, attached: Attached, weights: Mapping, blocks: Mapping) -> None:
+        self.facts = attached.facts
+        self.geometry = attached.geometry
+        self.tensors = attached.tensors
+        self.num_blocks = attached.num_blocks
+        self.max_model_len = attached.max_model_len
+        self.weights = weights
+        self.blocks = blocks
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.weights.close()
+        self.blocks.close()

@@ -1,0 +1,20 @@
+"""What can go wrong at the store's connection.
+
+* StoreError
+  + StoreLost       the connection is gone: a worker has to attach anew
+  + Refused         the store will not do this for this peer; the text says why
+"""
+
+from mesh.errors import Unreachable
+
+
+class StoreError(Exception):
+    """Root of this library's errors."""
+
+
+class StoreLost(StoreError, Unreachable):
+    """The connection to the store ended or did not answer in time."""
+
+
+class Refused(StoreError):
+    """The store will not serve this peer."""

@@ -1,0 +1,207 @@
+"""What workers ask of the store, and what it answers.
+
+A sequence that a worker holds is named by (request id, generation). The generation
+grows at each change of owner, so whoever still uses an older one is told *gone*.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from protocol.memory import KVGeometry, ModelFacts, TensorSpec
+from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
+from protocol.sampling import SamplingParams
+from protocol.wire import Decoder, Message
+
+
+class Attach(Message):
+    """Let me work here; my model has this fingerprint."""
+
+    type: Literal["attach"] = "attach"
+    worker_id: str
+    fingerprint: str
+
+
+class BeginLoad(Message):
+    """Make room for these weights; I, the loader, will fill it."""
+
+    type: Literal["begin_load"] = "begin_load"
+    facts: ModelFacts
+    geometry: KVGeometry
+    tensors: tuple[TensorSpec, ...]
+    weights_bytes: int = Field(ge=0)
+
+
+class CommitLoad(Message):
+    """The weights are complete."""
+
+    type: Literal["commit_load"] = "commit_load"
+
+
+class Admit(Message):
+    """Give this request a record and KV blocks, and me the right to compute it."""
+
+    type: Literal["admit"] = "admit"
+    job: PrefillJob
+
+
+class Adopt(Message):
+    """Give me this parked sequence, if nobody took it since that generation."""
+
+    type: Literal["adopt"] = "adopt"
+    request_id: RequestId
+    generation: int
+
+
+class Progress(Message):
+    """What one step did to one sequence."""
+
+    request_id: RequestId
+    generation: int
+    num_computed_tokens: int
+    token_ids: tuple[int, ...]  # the new ones
+
+
+class Advance(Message):
+    """One step is done: record it, and tell me where the next tokens go."""
+
+    type: Literal["advance"] = "advance"
+    progress: tuple[Progress, ...]
+
+
+class Held(Message):
+    """A sequence as its owner names it."""
+
+    request_id: RequestId
+    generation: int
+
+
+class Park(Message):
+    """I leave these sequences between two steps; announce them."""
+
+    type: Literal["park"] = "park"
+    sequences: tuple[Held, ...]
+
+
+class Release(Message):
+    """These sequences ended and their clients know: take everything back."""
+
+    type: Literal["release"] = "release"
+    sequences: tuple[Held, ...]
+
+
+class Stats(Message):
+    type: Literal["stats"] = "stats"
+
+
+class LoadWanted(Message):
+    """The store has no weights: run a loader, keep this connection, attach again."""
+
+    type: Literal["load_wanted"] = "load_wanted"
+    block_size: int
+
+
+class Loading(Message):
+    """Somebody else fills the weights: attach again in a moment."""
+
+    type: Literal["loading"] = "loading"
+
+
+class Attached(Message):
+    """Welcome. The descriptors of weights and blocks follow this frame."""
+
+    type: Literal["attached"] = "attached"
+    facts: ModelFacts
+    geometry: KVGeometry
+    tensors: tuple[TensorSpec, ...]
+    num_blocks: int
+    max_model_len: int
+
+
+class Room(Message):
+    """The descriptor of the weights to fill follows this frame."""
+
+    type: Literal["room"] = "room"
+
+
+class RefusedReply(Message):
+    type: Literal["refused"] = "refused"
+    reason: str
+
+
+class Record(Message):
+    """A sequence, now the asking worker's: all that is needed to go on with it."""
+
+    type: Literal["record"] = "record"
+    request_id: RequestId
+    generation: int
+    token_ids: tuple[int, ...]
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    num_cached_tokens: int
+    block_table: tuple[int, ...]
+    sampling: SamplingParams
+    reply_to: str
+
+
+class Queued(Message):
+    """No blocks are free: the store keeps the request and announces it when some are."""
+
+    type: Literal["queued"] = "queued"
+
+
+class Gone(Message):
+    """Not yours to compute: finished, cancelled, or somebody else's by now."""
+
+    type: Literal["gone"] = "gone"
+
+
+class Growth(Message):
+    """Blocks to append to a sequence's table before its next step."""
+
+    request_id: RequestId
+    block_ids: tuple[int, ...]
+
+
+class Advanced(Message):
+    """`gone` are sequences that are not the worker's any more: drop them."""
+
+    type: Literal["advanced"] = "advanced"
+    growth: tuple[Growth, ...]
+    gone: tuple[RequestId, ...]
+
+
+class Done(Message):
+    type: Literal["done"] = "done"
+
+
+Operation = (
+    Attach
+    | BeginLoad
+    | CommitLoad
+    | Admit
+    | Adopt
+    | Advance
+    | Park
+    | Release
+    | Cancel
+    | Stats
+)
+Answer = (
+    LoadWanted
+    | Loading
+    | Attached
+    | Room
+    | RefusedReply
+    | Record
+    | Queued
+    | Gone
+    | Advanced
+    | Done
+    | PoolStatus
+)
+
+decode_operation: Decoder[Operation] = Decoder(
+    Annotated[Operation, Field(discriminator="type")]
+)
+decode_answer: Decoder[Answer] = Decoder(Annotated[Answer, Field(discriminator="type")])

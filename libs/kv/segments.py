@@ -1,0 +1,67 @@
+"""Named pieces of shared memory on the host: memfd, passed by descriptor, mapped by all.
+
+A memfd has no name in any file system: when the last process that holds or maps it is
+gone, so is the memory, however the processes died.
+"""
+
+import fcntl
+import mmap
+import os
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+# Linux 5.1; Python names it from 3.13 on. New mappings can only read; the loader's own
+# mapping may still exist when the seal is set.
+F_SEAL_FUTURE_WRITE = 0x0010
+
+
+class HostSegment:
+    """A segment that this process made and hands out."""
+
+    def __init__(self, name: str, size_bytes: int) -> None:
+        """Take the address space; the pages come when somebody first writes."""
+        self.name = name
+        self.size_bytes = size_bytes
+        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # An empty mapping is an error, an empty model is not.
+        os.ftruncate(self.fd, max(size_bytes, 1))
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+
+    def seal_read_only(self) -> None:
+        """From now on nobody can map it for writing."""
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Mapping:
+    """A segment in this process's address space, while the block lasts."""
+
+    def __init__(self, fd: int, *, writable: bool) -> None:
+        """Map the whole segment and close the descriptor: the mapping keeps it."""
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        try:
+            self._memory = mmap.mmap(fd, 0, access=access)
+        finally:
+            os.close(fd)
+        self.view = memoryview(self._memory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the mapping up; a view still held by a tensor keeps it until then."""
+        # A tensor may still point here: then the mapping ends with the last of them.
+        with suppress(BufferError):
+            self.view.release()
+            self._memory.close()

@@ -1,0 +1,120 @@
+"""A worker as a service: jobs in, steps, tokens out. Its phases are a setting."""
+
+import asyncio
+import os
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from typing import Literal
+
+import structlog
+from redis.asyncio import Redis
+
+from mesh.connect import connect
+from mesh.health import health_server
+from mesh.registry import heartbeat
+from mesh.streams import Consumer
+from protocol import keys
+from protocol.messages import WorkerStatus
+from protocol.wire import encode
+from worker.batch import Batch
+from worker.core import Core, Phase
+from worker.inbox import Inbox, fill
+from worker.rounds import Rounds
+from worker.settings import WorkerSettings
+from worker.startup import Stopped, attach, build_engine
+
+# The engine's thread must not keep the loop waiting for the interpreter: the default of
+# 5 ms is longer than a step of a small model.
+SWITCH_SECONDS = 0.0005
+
+Service = Literal["prefill", "decode"]
+
+PHASES: dict[str, frozenset[Phase]] = {
+    "prefill": frozenset({"prefill"}),
+    "decode": frozenset({"decode"}),
+    "both": frozenset({"prefill", "decode"}),
+}
+
+logger = structlog.get_logger()
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(
+        self, service: Service, settings: WorkerSettings, worker_id: str
+    ) -> None:
+        self._service: Service = service
+        self._settings = settings
+        self._worker_id = worker_id
+        self._inbox = Inbox(settings.max_num_seqs)
+        self._ready = asyncio.Event()
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Attach to the pool, then compute its jobs until told to stop."""
+        sys.setswitchinterval(SWITCH_SECONDS)
+        settings = self._settings
+        async with (
+            connect(settings.redis_url) as redis,
+            health_server(settings.health_port, self._ready.is_set),
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(
+                heartbeat(redis, self.snapshot, settings.lease_seconds, stopping),
+                name="heartbeat",
+            )
+            with suppress(Stopped), ExitStack() as stack:
+                await self._work(redis, stack, stopping)
+
+    async def _work(
+        self, redis: Redis, stack: ExitStack, stopping: asyncio.Event
+    ) -> None:
+        """Hold the pool's memory and compute on it."""
+        settings = self._settings
+        thread = stack.enter_context(ThreadPoolExecutor(1, "engine"))
+        store, attachment = await attach(settings, self._worker_id, stack, stopping)
+        engine = await asyncio.get_running_loop().run_in_executor(
+            thread, build_engine, settings, attachment
+        )
+        batch = Batch(settings.max_num_batched_tokens)
+        core = Core(store, engine, batch, PHASES[settings.phases])
+        rounds = Rounds(core, self._inbox, redis, thread)
+        consumers = self._consumers(redis, core.phases)
+        async with asyncio.TaskGroup() as tasks:
+            for phase, consumer in consumers.items():
+                await consumer.join()
+                filling = fill(
+                    self._inbox, redis, consumer, settings.lease_seconds, stopping
+                )
+                tasks.create_task(filling, name=f"{phase} jobs")
+            self._ready.set()
+            logger.info("worker.ready", phases=sorted(core.phases))
+            await rounds.run(stopping)
+        for consumer in consumers.values():
+            await consumer.leave()
+
+    def _consumers(
+        self, redis: Redis, phases: frozenset[Phase]
+    ) -> dict[Phase, Consumer]:
+        pool, name = self._settings.pool, self._worker_id
+        streams: dict[Phase, tuple[str, str]] = {
+            "prefill": (keys.prefill(pool), keys.GROUP_OF_PREFILL),
+            "decode": (keys.decode(pool), keys.GROUP_OF_DECODE),
+        }
+        return {phase: Consumer(redis, *streams[phase], name) for phase in phases}
+
+    def snapshot(self) -> dict[str, bytes]:
+        """What the heartbeat says of this process."""
+        status = WorkerStatus(
+            service=self._service,
+            worker_id=self._worker_id,
+            pool=self._settings.pool,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            running=self._inbox.num_running,
+            waiting=len(self._inbox),
+            ready=self._ready.is_set(),
+        )
+        return {keys.worker(self._worker_id): encode(status)}

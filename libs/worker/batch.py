@@ -1,0 +1,48 @@
+"""The continuous batch: who computes what in this step. Knows no store and no Redis."""
+
+from engine.interface import Chunk
+from protocol.messages import RequestId
+from worker.sequence import Sequence
+
+
+class Batch:
+    """The sequences that this worker holds, in order of arrival."""
+
+    def __init__(self, max_num_batched_tokens: int) -> None:
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._running: dict[RequestId, Sequence] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def running(self) -> list[Sequence]:
+        return list(self._running.values())
+
+    def join(self, sequence: Sequence) -> None:
+        self._running[sequence.request_id] = sequence
+
+    def leave(self, request_id: RequestId) -> None:
+        self._running.pop(request_id, None)
+
+    def get(self, request_id: RequestId) -> Sequence | None:
+        return self._running.get(request_id)
+
+    def schedule(self) -> list[tuple[Sequence, Chunk]]:
+        """The next step: a token for everyone who decodes, then prompts in turn.
+
+        Decoding sequences always go: each costs one token and somebody reads along.
+        What is left of the token budget goes to prompts, the first come first served,
+        the last of them perhaps in part (chunked prefill, Sarathi-Serve 2403.02310).
+        """
+        decoding = [s for s in self._running.values() if s.is_decoding]
+        scheduled = [(sequence, sequence.chunk(1)) for sequence in decoding]
+        budget = self._max_num_batched_tokens - len(scheduled)
+        for sequence in self._running.values():
+            if budget <= 0:
+                break
+            if not sequence.is_decoding:
+                chunk = sequence.chunk(budget)
+                budget -= len(chunk.token_ids)
+                scheduled.append((sequence, chunk))
+        return scheduled

@@ -1,0 +1,139 @@
+"""A worker's step: store, batch and engine in one synchronous round. No asyncio.
+
+Everything here runs on one thread, so that the store hears of a step exactly between
+two steps: at that moment this process writes to no block.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.interface import Chunk, Engine
+from kv.client import StoreClient
+from kv.operations import Advanced, Record
+from mesh import metrics
+from protocol.messages import DecodeJob, PrefillJob, TokenEvent
+from worker.batch import Batch
+from worker.sequence import Sequence
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a round has to say, by gateway; and who has said everything."""
+
+    events: dict[str, list[TokenEvent]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    finished: list[Sequence] = field(default_factory=list)
+
+    def say(self, sequence: Sequence) -> None:
+        self.events[sequence.reply_to].append(sequence.publish())
+
+
+class Core:
+    """One worker's sequences and how they advance."""
+
+    def __init__(
+        self, store: StoreClient, engine: Engine, batch: Batch, phases: frozenset[Phase]
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self.phases = phases
+        self.batch = batch
+
+    def round(
+        self, jobs: Sequences[PrefillJob | DecodeJob], told: Sequences[Sequence]
+    ) -> Outcome:
+        """Take the jobs, compute one step, record it at the store.
+
+        `told` are finished sequences whose clients know: only now may they be
+        released, for an owner that dies earlier leaves them to one who will tell.
+        """
+        outcome = Outcome()
+        self._release(told)
+        for job in jobs:
+            self._take(job, outcome)
+        if scheduled := self.batch.schedule():
+            self._step(scheduled, outcome)
+        return outcome
+
+    def drain(
+        self, jobs: Sequences[PrefillJob | DecodeJob], told: Sequences[Sequence]
+    ) -> Outcome:
+        """Leave everything to others, the jobs just read too."""
+        outcome = Outcome()
+        self._release(told)
+        for job in jobs:
+            self._take(job, outcome)
+        self._park(self.batch.running)
+        return outcome
+
+    def drop_all_of(self, gateways: set[str]) -> None:
+        """Give up sequences whose gateway is gone, and their clients with it."""
+        dropped = [s for s in self.batch.running if s.reply_to in gateways]
+        for sequence in dropped:
+            self.batch.leave(sequence.request_id)
+        self._release(dropped)
+
+    def _release(self, sequences: Sequences[Sequence]) -> None:
+        if sequences:
+            self._store.release([sequence.held for sequence in sequences])
+
+    def _take(self, job: PrefillJob | DecodeJob, outcome: Outcome) -> None:
+        if job.deadline < time.time():
+            self._store.cancel(job.request_id)
+            return
+        match job:
+            case PrefillJob():
+                answer = self._store.admit(job)
+            case DecodeJob(request_id=request_id, generation=generation):
+                answer = self._store.adopt(request_id, generation)
+        if not isinstance(answer, Record):
+            return  # it waits at the store for blocks, or is no longer ours to do
+        sequence = Sequence.from_record(answer)
+        if sequence.finish_reason:
+            # Its last owner recorded the end and died before it could tell.
+            outcome.say(sequence)
+            outcome.finished.append(sequence)
+        else:
+            self.batch.join(sequence)
+
+    def _step(self, scheduled: list[tuple[Sequence, Chunk]], outcome: Outcome) -> None:
+        with metrics.STEP_SECONDS.time():
+            tokens = self._engine.step([chunk for _, chunk in scheduled])
+            advanced = self._store.advance(
+                sequence.apply(chunk, token)
+                for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
+            )
+        self._apply(advanced)
+        stepped = [s for s, _ in scheduled if self.batch.get(s.request_id) is s]
+        for sequence in stepped:
+            if sequence.num_output_tokens > sequence.num_published:
+                outcome.say(sequence)
+            if sequence.finish_reason:
+                self.batch.leave(sequence.request_id)
+                outcome.finished.append(sequence)
+        self._park(s for s in stepped if not s.finish_reason and self._hands_off(s))
+
+    def _apply(self, advanced: Advanced) -> None:
+        for request_id in advanced.gone:
+            self.batch.leave(request_id)
+        for growth in advanced.growth:
+            if sequence := self.batch.get(growth.request_id):
+                sequence.block_table.extend(growth.block_ids)
+
+    def _hands_off(self, sequence: Sequence) -> bool:
+        return sequence.is_decoding and "decode" not in self.phases
+
+    def _park(self, sequences: Iterable[Sequence]) -> None:
+        sequences = list(sequences)
+        if not sequences:
+            return
+        for sequence in sequences:
+            self.batch.leave(sequence.request_id)
+        self._store.park([sequence.held for sequence in sequences])

@@ -1,0 +1,77 @@
+"""The loader: a short-lived process that fills the pool's weights and ends.
+
+Its second copy of the weights ends with it. Settings as a worker's; the block size is
+the store's to say and comes as the argument.
+"""
+
+import sys
+from pathlib import Path
+
+from engine.errors import EngineError
+from kv.client import StoreClient
+from kv.errors import Refused
+from kv.operations import BeginLoad
+from mesh.errors import ConfigurationError, Unreachable
+from mesh.runtime import EXIT_CONFIGURATION, EXIT_UNREACHABLE
+from mesh.settings import load as load_settings
+from protocol.memory import KVGeometry, LayerGeometry, ModelFacts
+from worker.settings import WorkerSettings
+from worker.startup import COUNTING
+
+COUNTING_VOCAB_SIZE = 512
+COUNTING_MAX_POSITION = 1 << 20
+
+
+def main(block_size: int) -> None:
+    """Exit code 2 and one line when the model cannot be served."""
+    try:
+        settings = load_settings(WorkerSettings)
+        if settings.engine == COUNTING:
+            load_nothing(settings, block_size)
+        else:
+            load_checkpoint(settings, block_size)
+    except (ConfigurationError, EngineError, Refused) as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+    except Unreachable as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_UNREACHABLE)
+
+
+def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
+    from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
+
+    checkpoint = Checkpoint.read(Path(settings.model), settings.dtype, block_size)
+    load = BeginLoad(
+        facts=checkpoint.facts,
+        geometry=checkpoint.geometry,
+        tensors=checkpoint.tensors,
+        weights_bytes=checkpoint.weights_bytes,
+    )
+    with StoreClient(settings.store_socket) as store:
+        with store.begin_load(load) as weights:
+            checkpoint.copy_into(weights.view)
+        store.commit_load()
+
+
+def load_nothing(settings: WorkerSettings, block_size: int) -> None:
+    """A pool without weights, for the engine that only counts."""
+    layer = LayerGeometry(num_kv_heads=1, k_head_dim=1, v_head_dim=1)
+    load = BeginLoad(
+        facts=ModelFacts(
+            model=settings.model,
+            fingerprint=COUNTING,
+            vocab_size=COUNTING_VOCAB_SIZE,
+            max_position=COUNTING_MAX_POSITION,
+        ),
+        geometry=KVGeometry(layers=(layer,), dtype="float32", block_size=block_size),
+        tensors=(),
+        weights_bytes=0,
+    )
+    with StoreClient(settings.store_socket) as store:
+        store.begin_load(load).close()
+        store.commit_load()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,42 @@
+"""Tells gateways what their sequences said, one message per gateway and step."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+from redis.asyncio import Redis
+
+from mesh.connect import LOST
+from mesh.streams import post
+from mesh.timing import pause
+from protocol import keys
+from protocol.messages import TokenEvent, TokenEvents
+from protocol.wire import encode
+
+RETRY_SECONDS = 0.2
+
+logger = structlog.get_logger()
+
+
+async def publish(
+    redis: Redis, events: Mapping[str, Sequence[TokenEvent]], stopping: asyncio.Event
+) -> set[str]:
+    """Post the events; returns the gateways that are gone.
+
+    While Redis is away this waits: tokens must not be computed past what can be told.
+    """
+    letters = {
+        keys.replies(gateway): {"body": encode(TokenEvents(events=tuple(said)))}
+        for gateway, said in events.items()
+    }
+    while letters:
+        try:
+            gone = await post(redis, letters)
+        except LOST as error:
+            if stopping.is_set():
+                raise
+            logger.warning("publish.delayed", error=type(error).__name__)
+            await pause(RETRY_SECONDS, stopping)
+        else:
+            return {gateway for gateway in events if keys.replies(gateway) in gone}
+    return set()

@@ -1,0 +1,116 @@
+"""From nothing to an engine on shared memory: attach, load if asked to, build."""
+
+import asyncio
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from engine.counting import CountingEngine
+from engine.fingerprint import fingerprint
+from engine.interface import Engine
+from kv.client import Attachment, StoreClient
+from kv.errors import Refused, StoreLost
+from kv.operations import Loading, LoadWanted
+from mesh.errors import ConfigurationError
+from mesh.runtime import EXIT_CONFIGURATION
+from mesh.timing import every, pause
+from worker.settings import WorkerSettings
+
+RETRY_SECONDS = 0.1
+COUNTING = "counting"
+
+logger = structlog.get_logger()
+
+
+class Stopped(Exception):
+    """The process was told to stop before it was ready."""
+
+
+class LoaderFailed(Exception):
+    """The loader died without naming a setting: trying again may help."""
+
+
+def model_fingerprint(settings: WorkerSettings) -> str:
+    """What two workers must agree on to share weights and blocks."""
+    if settings.engine == COUNTING:
+        return COUNTING
+    return fingerprint(Path(settings.model), settings.dtype)
+
+
+async def attach(
+    settings: WorkerSettings, worker_id: str, stack: ExitStack, stopping: asyncio.Event
+) -> tuple[StoreClient, Attachment]:
+    """Join the pool, whatever it takes: wait for the store, load the weights for it."""
+    mine = model_fingerprint(settings)
+    store: StoreClient | None = None
+    async for _ in every(RETRY_SECONDS, stopping):
+        try:
+            store = store or stack.enter_context(StoreClient(settings.store_socket))
+            answer = store.attach(worker_id, mine)
+        except StoreLost as error:
+            logger.debug("store.away", reason=str(error))
+            store = None
+            continue
+        except Refused as error:
+            raise ConfigurationError(str(error)) from None
+        match answer:
+            case Attachment():
+                return store, stack.enter_context(answer)
+            case LoadWanted(block_size=block_size):
+                await run_loader(settings, block_size, stopping)
+            case Loading():
+                logger.debug("weights.loading")
+    raise Stopped
+
+
+async def run_loader(
+    settings: WorkerSettings, block_size: int, stopping: asyncio.Event
+) -> None:
+    """Fill the weights from a process of its own, whose memory ends with it."""
+    logger.info("weights.wanted", model=settings.model)
+    loader = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "worker.load",
+        str(block_size),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        limit = tasks.create_task(
+            _end(loader, settings.load_timeout_seconds, stopping), name="loader limit"
+        )
+        _, stderr = await loader.communicate()
+        limit.cancel()
+    lines = stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+    if loader.returncode == EXIT_CONFIGURATION:
+        raise ConfigurationError(lines[-1])
+    if loader.returncode != 0 and not stopping.is_set():
+        raise LoaderFailed(f"exit {loader.returncode}: {lines[-1]}")
+
+
+async def _end(
+    loader: asyncio.subprocess.Process, seconds: float, stopping: asyncio.Event
+) -> None:
+    await pause(seconds, stopping)
+    loader.kill()
+
+
+def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
+    """The engine over the pool's memory, compiled and warm."""
+    if settings.engine == COUNTING:
+        return CountingEngine(attachment.facts.vocab_size)
+    # torch takes seconds to import: only who computes pays for it.
+    from engine.transformer import TransformerEngine
+
+    engine = TransformerEngine.build(
+        Path(settings.model),
+        attachment.tensors,
+        attachment.weights.view,
+        attachment.blocks.view,
+        attachment.geometry,
+        settings.threads,
+    )
+    engine.warm_up()
+    return engine

@@ -1,0 +1,101 @@
+"""The store as a service: its socket, its announcements, its cancels, its heartbeat."""
+
+import asyncio
+import os
+import socket
+
+import structlog
+from redis.asyncio import Redis
+
+from kvstore.announcer import Announcer
+from kvstore.memory import PoolMemory
+from kvstore.pool import Pool
+from kvstore.server import serve_pool
+from kvstore.settings import Settings
+from mesh import metrics
+from mesh.connect import LOST, connect
+from mesh.health import health_server
+from mesh.registry import heartbeat
+from mesh.streams import Tail
+from mesh.timing import pause
+from protocol import keys
+from protocol.messages import WorkerStatus, decode_cancel
+from protocol.wire import MalformedMessage, encode
+
+CANCELS_AT_ONCE = 1000
+RETRY_SECONDS = 0.2
+
+logger = structlog.get_logger()
+
+
+async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
+    memory = PoolMemory(settings.kv_blocks, settings.block_size, settings.max_model_len)
+    pool = Pool(settings.pool, memory, settings.max_waiting)
+    async with (
+        connect(settings.redis_url) as redis,
+        health_server(settings.health_port, lambda: pool.store is not None),
+    ):
+        announcer = Announcer(redis, pool)
+        async with (
+            serve_pool(settings.store_socket, pool, announcer.wake),
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(announcer.run(stopping), name="announcer")
+            tasks.create_task(
+                take_cancels(redis, pool, announcer, stopping), name="cancels"
+            )
+            tasks.create_task(
+                heartbeat(
+                    redis,
+                    lambda: snapshot(pool, worker_id),
+                    settings.lease_seconds,
+                    stopping,
+                ),
+                name="heartbeat",
+            )
+            await stopping.wait()
+            announcer.wake()
+
+
+async def take_cancels(
+    redis: Redis, pool: Pool, announcer: Announcer, stopping: asyncio.Event
+) -> None:
+    """Free what clients do not wait for any more; who waited for blocks gets them."""
+    control = Tail(redis, keys.control(pool.name))
+    while not stopping.is_set():
+        try:
+            entries = await control.read(CANCELS_AT_ONCE)
+        except LOST as error:
+            logger.warning("control.lost", error=type(error).__name__)
+            await pause(RETRY_SECONDS, stopping)
+            continue
+        for entry in entries:
+            try:
+                cancel = decode_cancel(entry.fields.get(b"body", b""))
+            except MalformedMessage as error:
+                logger.warning("control.malformed", reason=str(error))
+                continue
+            pool.cancel(cancel.request_id)
+            announcer.wake()
+
+
+def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:
+    """What the heartbeat says of this process and its pool."""
+    status = pool.status()
+    process = WorkerStatus(
+        service="kvstore",
+        worker_id=worker_id,
+        pool=pool.name,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        waiting=status.num_waiting if status else 0,
+        ready=status is not None,
+    )
+    values = {keys.worker(worker_id): encode(process)}
+    if status is not None:
+        metrics.NUM_REQUESTS_WAITING.set(status.num_waiting)
+        metrics.KV_CACHE_USAGE.set(status.referenced / status.total)
+        for state in ("free", "cached", "referenced", "quarantined"):
+            metrics.KV_BLOCKS.labels(state).set(getattr(status, state))
+        values[keys.pool(pool.name)] = encode(status)
+    return values

@@ -1,0 +1,118 @@
+"""The pool's two segments: weights that a loader fills, blocks shaped after its model.
+
+Knows no sequence. The loading goes *empty* -> *asked* (a worker was told to run a
+loader) -> *filling* (the loader has the segment) -> *ready*; whoever drops out on the
+way takes it back to *empty*, and the next worker that attaches is asked.
+"""
+
+from dataclasses import dataclass
+
+from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply
+from kv.segments import HostSegment
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    loader: str
+    load: BeginLoad
+    weights: HostSegment
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    load: BeginLoad
+    weights: HostSegment
+    blocks: HostSegment
+
+
+class PoolMemory:
+    """Who may map what. A peer is named by its connection."""
+
+    def __init__(self, num_blocks: int, block_size: int, max_model_len: int) -> None:
+        """`max_model_len` in tokens; 0: what model and blocks allow."""
+        self.num_blocks = num_blocks
+        self._block_size = block_size
+        self._max_model_len = max_model_len
+        self._state: _Asked | _Filling | _Ready | None = None
+
+    @property
+    def load(self) -> BeginLoad | None:
+        """What was loaded, once it was."""
+        return self._state.load if isinstance(self._state, _Ready) else None
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and output that one sequence can have."""
+        assert self.load, "nothing is loaded"
+        room = self.num_blocks * self.load.geometry.block_size
+        limit = min(room, self.load.facts.max_position)
+        return min(limit, self._max_model_len) if self._max_model_len else limit
+
+    def attach(
+        self, peer: str, fingerprint: str
+    ) -> Attached | LoadWanted | Loading | RefusedReply:
+        if self._state in (None, _Asked(peer)):  # asked again: its loader failed
+            self._state = _Asked(peer)
+            return LoadWanted(block_size=self._block_size)
+        match self._state:
+            case _Ready(load=load):
+                return self._welcome(load, fingerprint)
+        return Loading()
+
+    def descriptors(self) -> list[int]:
+        """Weights (read-only) and blocks, for a worker that was welcomed."""
+        assert isinstance(self._state, _Ready), "nothing is loaded"
+        return [self._state.weights.fd, self._state.blocks.fd]
+
+    def filling_descriptor(self) -> int:
+        """Weights, writable, for the loader that began."""
+        assert isinstance(self._state, _Filling), "nobody loads"
+        return self._state.weights.fd
+
+    def begin_load(self, peer: str, load: BeginLoad) -> bool:
+        """Make the segment to fill; False if somebody else is at it."""
+        if isinstance(self._state, _Filling | _Ready):
+            return False
+        weights = HostSegment("tandem-weights", load.weights_bytes)
+        self._state = _Filling(peer, load, weights)
+        return True
+
+    def commit_load(self, peer: str) -> BeginLoad | None:
+        """The weights are complete and from now on read-only, and the blocks exist."""
+        state = self._state
+        if not isinstance(state, _Filling) or state.loader != peer:
+            return None
+        state.weights.seal_read_only()
+        size_bytes = state.load.geometry.block_bytes * self.num_blocks
+        blocks = HostSegment("tandem-blocks", size_bytes)
+        self._state = _Ready(state.load, state.weights, blocks)
+        return state.load
+
+    def detach(self, peer: str) -> None:
+        """The peer is gone; what it had begun is begun anew by another."""
+        match self._state:
+            case _Asked(worker=worker) if worker == peer:
+                self._state = None
+            case _Filling(loader=loader, weights=weights) if loader == peer:
+                weights.close()
+                self._state = None
+
+    def _welcome(self, load: BeginLoad, fingerprint: str) -> Attached | RefusedReply:
+        if fingerprint != load.facts.fingerprint:
+            return RefusedReply(
+                reason=f"the store holds {load.facts.model} "
+                f"({load.facts.fingerprint}), this worker was started with "
+                f"another model or dtype ({fingerprint})"
+            )
+        return Attached(
+            facts=load.facts,
+            geometry=load.geometry,
+            tensors=load.tensors,
+            num_blocks=self.num_blocks,
+            max_model_len=self.max_model_len,
+        )

@@ -1,0 +1,109 @@
+"""One pool: its memory and its sequences behind one question and one answer.
+
+Synchronous: each operation is atomic because nothing else runs meanwhile. A peer is a
+connection; it need not tell the truth about its name.
+"""
+
+from kv.operations import (
+    Admit,
+    Adopt,
+    Advance,
+    Answer,
+    Attach,
+    BeginLoad,
+    CommitLoad,
+    Done,
+    Operation,
+    Park,
+    RefusedReply,
+    Release,
+    Room,
+    Stats,
+)
+from kvstore.memory import PoolMemory
+from kvstore.store import Store
+from protocol.messages import Cancel, PoolStatus, RequestId
+
+NOTHING_LOADED = RefusedReply(reason="no model is loaded yet: attach first")
+
+
+class Pool:
+    """What one kvstore process owns."""
+
+    def __init__(self, name: str, memory: PoolMemory, max_waiting: int) -> None:
+        self.name = name
+        self.memory = memory
+        self.store: Store | None = None  # exists once a model is loaded
+        self._max_waiting = max_waiting
+
+    def answer(self, peer: str, operation: Operation) -> Answer:
+        match operation:
+            case Attach(fingerprint=fingerprint):
+                return self.memory.attach(peer, fingerprint)
+            case BeginLoad():
+                if self.memory.begin_load(peer, operation):
+                    return Room()
+                return RefusedReply(reason="another loader is at work")
+            case CommitLoad():
+                return self._commit_load(peer)
+        if self.store is None:
+            return NOTHING_LOADED
+        return self._on_sequences(self.store, peer, operation)
+
+    def _on_sequences(self, store: Store, peer: str, operation: Operation) -> Answer:
+        match operation:
+            case Advance(progress=progress):
+                return store.advance(progress, peer)
+            case Admit(job=job):
+                return store.admit(job, peer)
+            case Adopt(request_id=request_id, generation=generation):
+                return store.adopt(request_id, generation, peer)
+            case Park(sequences=sequences):
+                store.park(sequences, peer)
+            case Release(sequences=sequences):
+                store.release(sequences, peer)
+            case Cancel(request_id=request_id):
+                store.cancel(request_id)
+            case Stats():
+                return self._status(store)
+        return Done()
+
+    def detach(self, peer: str) -> None:
+        """The connection is gone: so is its worker."""
+        self.memory.detach(peer)
+        if self.store is not None:
+            self.store.detach(peer)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """A client is gone or has enough."""
+        if self.store is not None:
+            self.store.cancel(request_id)
+
+    def status(self) -> PoolStatus | None:
+        """None while no model is loaded."""
+        return self._status(self.store) if self.store else None
+
+    def _commit_load(self, peer: str) -> Answer:
+        load = self.memory.commit_load(peer)
+        if load is None:
+            return RefusedReply(reason="nothing to commit: the load was not begun here")
+        self.store = Store(load.geometry, self.memory.num_blocks, self._max_waiting)
+        return Done()
+
+    def _status(self, store: Store) -> PoolStatus:
+        assert self.memory.load, "a store without a model"
+        blocks = store.blocks
+        return PoolStatus(
+            pool=self.name,
+            model=self.memory.load.facts.model,
+            block_size=store.geometry.block_size,
+            max_model_len=self.memory.max_model_len,
+            vocab_size=self.memory.load.facts.vocab_size,
+            num_waiting=store.num_waiting,
+            num_parked=store.num_parked,
+            total=blocks.num_blocks,
+            free=blocks.num_free,
+            cached=blocks.num_cached,
+            referenced=blocks.num_referenced,
+            quarantined=blocks.num_quarantined,
+        )
