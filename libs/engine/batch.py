@@ -1,0 +1,90 @@
+"""The index arrays of one step, built once and used by every layer. Only arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.interface import Chunk
+
+# Query tokens that one task of the attention kernel handles: enough to reuse each key
+# from cache, few enough that a prompt becomes many tasks.
+TILE_TOKENS = 16
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Chunks back to back, as one packed row of `num_tokens` tokens.
+
+    `tiles` are runs of at most TILE_TOKENS tokens of one chunk: its block table's row,
+    the first token's index in the packed row, how many tokens, the first position.
+    """
+
+    token_ids: Ints  # [num_tokens]
+    positions: Ints  # [num_tokens]
+    slot_mapping: Ints  # [num_tokens], block number x block_size + offset in it
+    block_tables: Ints  # [num_chunks, longest table]
+    tiles: Ints  # [num_tiles, 4]
+    last_rows: Ints  # [num_sampled], the packed index of each sampling chunk's end
+
+
+def pack(chunks: Sequence[Chunk], block_size: int) -> Batch:
+    """Lay the chunks out for one forward pass."""
+    lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int64)
+    computed = np.array([chunk.num_computed_tokens for chunk in chunks], np.int64)
+    ends = np.cumsum(lengths)
+    block_tables = _block_tables(chunks, computed + lengths, block_size)
+    chunk_of = np.repeat(np.arange(len(chunks)), lengths)
+    positions = np.arange(len(chunk_of)) + (computed - ends + lengths)[chunk_of]
+    blocks, offsets = np.divmod(positions, block_size)
+    sampling = [chunk.sample_index is not None for chunk in chunks]
+    return Batch(
+        token_ids=np.concatenate([_ints(chunk.token_ids) for chunk in chunks]),
+        positions=positions,
+        slot_mapping=block_tables[chunk_of, blocks] * block_size + offsets,
+        block_tables=block_tables,
+        tiles=_tiles(lengths, ends - lengths, computed),
+        last_rows=(ends - 1)[sampling],
+    )
+
+
+def _ints(values: Sequence[int]) -> Ints:
+    return np.asarray(values, np.int64)
+
+
+def _block_tables(chunks: Sequence[Chunk], reached: Ints, block_size: int) -> Ints:
+    """The tables as far as this step reaches; a sequence may own blocks beyond."""
+    needed = -(-reached // block_size)
+    tables = np.zeros((len(chunks), int(needed.max())), np.int64)
+    for row, chunk, count in zip(tables, chunks, needed, strict=True):
+        row[:count] = chunk.block_table[:count]
+    return tables
+
+
+def _tiles(lengths: Ints, starts: Ints, computed: Ints) -> Ints:
+    counts = -(-lengths // TILE_TOKENS)
+    chunk_of = np.repeat(np.arange(len(lengths)), counts)
+    tile_in_chunk = np.arange(len(chunk_of)) - (np.cumsum(counts) - counts)[chunk_of]
+    before = tile_in_chunk * TILE_TOKENS
+    sizes = np.minimum(lengths[chunk_of] - before, TILE_TOKENS)
+    tiles = np.stack(
+        (chunk_of, starts[chunk_of] + before, sizes, computed[chunk_of] + before),
+        axis=1,
+    )
+    return tiles[_cheap_beside_dear(tiles[:, 3])]
+
+
+def _cheap_beside_dear(costs: Ints) -> Ints:
+    """An order in which every contiguous run of tasks costs about the same.
+
+    The kernel's threads get contiguous runs, and a late tile reads more keys.
+    """
+    ranked = np.argsort(costs, kind="stable")
+    order = np.empty_like(ranked)
+    half = (len(ranked) + 1) // 2
+    order[0::2] = ranked[:half]
+    order[1::2] = ranked[half:][::-1]
+    return order

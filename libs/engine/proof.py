@@ -1,0 +1,139 @@
+"""Learns a model's KV geometry by running it, and proves that we compute the model.
+
+The proof: two random sequences, packed, in uneven chunks, over scattered blocks, must
+give the logits of the model's own attention over each sequence whole.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.attention import ScoreRule
+from engine.batch import pack
+from engine.blocks import KVBlocks
+from engine.configuration import layer_types
+from engine.cpu import CpuAttention
+from engine.errors import UnsupportedModel
+from engine.forward import Forward
+from engine.interface import Chunk
+from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
+from protocol.sampling import SamplingParams
+
+# Of the logits' norm. float32 rounding leaves 1e-6 to 1e-5 and bfloat16 one to three
+# hundredths; an attention that is wrong is off by tenths.
+TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.1}
+
+# How many tokens of each of the two sequences the successive steps compute.
+_PIECES = ((17, 1), (1, 23), (11, 1), (1, 5), (14, 12))
+_NO_SAMPLING = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+class _Witness:
+    """Stands in for attention, to see each layer's shapes and rules."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerGeometry] = {}
+        self.windows: dict[int, int] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
+    ) -> Tensor:
+        if layer in self.layers:
+            raise UnsupportedModel("its layers attend more than once")
+        self.layers[layer] = LayerGeometry(
+            num_kv_heads=key.shape[1],
+            k_head_dim=key.shape[2],
+            v_head_dim=value.shape[2],
+        )
+        self.windows[layer] = rule.window
+        return query.new_zeros((*query.shape[:2], value.shape[2]))
+
+
+def prove(
+    loaded: Any, served: Any, facts: ModelFacts, dtype: DType, block_size: int
+) -> KVGeometry:
+    """The model's KV geometry, once `served` has answered as `loaded` does.
+
+    `loaded` is the model as transformers runs it, `served` the same weights with our
+    attention. Raises UnsupportedModel with the reason.
+    """
+    forward = Forward(served)
+    try:
+        geometry = _learn(forward, served.config, dtype, block_size)
+        sequences = _prompts(facts)
+        expected = _whole(loaded, sequences)
+        found = _paged(forward, sequences, geometry)
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"it fails over packed sequences: {type(error).__name__}: {error}"
+        ) from error
+    difference = float((found - expected).norm() / expected.norm())
+    if not difference <= TOLERANCE[dtype]:
+        raise UnsupportedModel(
+            f"over paged memory its logits differ by {difference:.2g} of their norm"
+        )
+    return geometry
+
+
+def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGeometry:
+    witness = _Witness()
+    batch = pack([Chunk([0, 0], 0, [0], _NO_SAMPLING, 0)], max(2, block_size))
+    forward(batch, witness, torch.from_numpy(batch.last_rows))
+    expected = config.get_text_config().num_hidden_layers
+    if sorted(witness.layers) != list(range(expected)):
+        raise UnsupportedModel(
+            f"{len(witness.layers)} of its {expected} layers use attention that can be "
+            "replaced"
+        )
+    for layer, kind in enumerate(layer_types(config) or ()):
+        if (kind == "sliding_attention") != (witness.windows[layer] > 0):
+            raise UnsupportedModel(f"layer {layer} hides its window from its attention")
+    layers = tuple(witness.layers[layer] for layer in range(expected))
+    return KVGeometry(layers=layers, dtype=dtype, block_size=block_size)
+
+
+def _prompts(facts: ModelFacts) -> list[list[int]]:
+    """Two random prompts, as long as the pieces, or as the model can read."""
+    random = np.random.default_rng(0)
+    lengths = np.minimum(np.sum(_PIECES, axis=0), facts.max_position)
+    return [random.integers(0, facts.vocab_size, n).tolist() for n in lengths]
+
+
+def _whole(loaded: Any, sequences: Sequence[list[int]]) -> Tensor:
+    with torch.inference_mode():
+        logits = [
+            loaded(input_ids=torch.tensor([sequence]), use_cache=False).logits[0]
+            for sequence in sequences
+        ]
+    return torch.cat(logits).float()
+
+
+def _paged(
+    forward: Forward, sequences: Sequence[list[int]], geometry: KVGeometry
+) -> Tensor:
+    """The same logits from our attention, computed piece by piece."""
+    needed = [geometry.num_blocks(len(sequence)) for sequence in sequences]
+    order = np.random.default_rng(1).permutation(sum(needed)).tolist()
+    tables = [order[: needed[0]], order[needed[0] :]]
+    blocks = KVBlocks.scratch(sum(needed), geometry)
+    done, rows = [0, 0], [[], []]  # type: tuple[list[int], list[list[Tensor]]]
+    for piece in _PIECES:
+        chunks = [
+            Chunk(sequence[at : at + count], at, table, _NO_SAMPLING, None)
+            for sequence, at, count, table in zip(
+                sequences, done, piece, tables, strict=True
+            )
+        ]
+        batch = pack(chunks, geometry.block_size)
+        everything = torch.arange(len(batch.token_ids))
+        logits = forward(batch, CpuAttention(blocks, batch), everything)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        for i, part in enumerate(torch.split(logits.float(), lengths)):
+            rows[i].append(part)
+            done[i] += lengths[i]
+    return torch.cat([*rows[0], *rows[1]])

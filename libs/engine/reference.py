@@ -1,0 +1,71 @@
+"""The `reference` backend: the same attention in plain torch, for tests and proofs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.attention import ScoreRule
+from engine.batch import Batch
+from engine.blocks import KVBlocks
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAttention:
+    """One step's attention by gathering every key (see `PagedAttention`)."""
+
+    blocks: KVBlocks
+    batch: Batch
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
+    ) -> Tensor:
+        keys = self._paged(self.blocks.k_offsets[layer], key)
+        values = self._paged(self.blocks.v_offsets[layer], value)
+        slots = torch.from_numpy(self.batch.slot_mapping)
+        block, offset = slots // self.blocks.block_size, slots % self.blocks.block_size
+        keys[block, :, offset] = key
+        values[block, :, offset] = value
+        output = query.new_empty(*query.shape[:2], value.shape[-1])
+        for table, start, count, position in self.batch.tiles.tolist():
+            blocks = torch.from_numpy(self.batch.block_tables[table])
+            output[start : start + count] = _attend_one(
+                query[start : start + count],
+                _in_order(keys[blocks], position + count),
+                _in_order(values[blocks], position + count),
+                rule,
+            )
+        return output
+
+    def _paged(self, offset: int, like: Tensor) -> Tensor:
+        """K or V of one layer as [num_blocks, num_kv_heads, block_size, head_dim]."""
+        _, heads, dim = like.shape
+        memory = torch.from_numpy(self.blocks.memory).view(like.dtype)
+        size = self.blocks.block_size
+        part = memory[:, offset : offset + heads * size * dim]
+        return part.view(-1, heads, size, dim)
+
+
+def _in_order(blocks: Tensor, count: int) -> Tensor:
+    """Blocks of one sequence as its first `count` tokens, [heads, count, dim]."""
+    return blocks.transpose(0, 1).flatten(1, 2)[:, :count].float()
+
+
+def _attend_one(query: Tensor, keys: Tensor, values: Tensor, rule: ScoreRule) -> Tensor:
+    """The last rows of one sequence; query [rows, heads, dim], keys [kv, count, dim]."""
+    rows, heads, _ = query.shape
+    count = keys.shape[1]
+    group = heads // keys.shape[0]
+    scores = torch.einsum(
+        "rhd,hkd->hrk", query.float(), keys.repeat_interleave(group, dim=0)
+    )
+    scores *= rule.scaling
+    if rule.softcap:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    distance = torch.arange(count - rows, count)[:, None] - torch.arange(count)
+    hidden = distance < 0
+    if rule.window:
+        hidden |= distance >= rule.window
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+    output = torch.einsum("hrk,hkd->rhd", weights, values.repeat_interleave(group, 0))
+    return output.to(query.dtype)

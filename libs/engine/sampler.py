@@ -1,0 +1,150 @@
+"""From logits to token ids. Knows parameters and rows, no sequence.
+
+A draw depends on the row, its parameters and (seed, index) alone: not on the batch, the
+order of rows, or anything drawn before. So a step that is run again, by whomever, gives
+the same token.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from protocol.sampling import SamplingParams
+
+Floats = NDArray[np.float64]
+Words = NDArray[np.uint64]
+
+_LEVELS = 64  # counter values reserved for one draw; a vocabulary's tree needs < 32
+_FIRST_CANDIDATES = 1024  # top_p is nearly always decided among so many
+
+
+def sample(
+    logits: Tensor, params: Sequence[SamplingParams], indices: Sequence[int]
+) -> list[int]:
+    """Choose one token for each row.
+
+    logits [num_rows, vocab_size] of any float dtype, left as they are; indices say
+    which output token of its sequence each row is. In vLLM's order: min_tokens,
+    temperature, min_p, top_k, top_p. Of equal logits greedy takes the lowest id.
+    """
+    if not params:
+        return []
+    logits = _without_early_stops(logits, params, indices)
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    random = [row for row, p in enumerate(params) if p.temperature > 0.0]
+    if random:
+        drawn = _draw_rows(
+            logits[random],
+            [params[row] for row in random],
+            [indices[r] for r in random],
+        )
+        for row, token in zip(random, drawn, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def uniform(seeds: Words, indices: Words, level: int) -> Floats:
+    """Numbers in [0, 1) that depend on (seed, index, level) alone, 53 bits each.
+
+    SplitMix64 (Steele, Lea & Flood 2014) read as a counter-based generator: its n-th
+    output is a hash of seed + n x gamma. The seed is hashed first, so that the streams
+    of neighbouring seeds do not run beside each other.
+    """
+    counter = indices * np.uint64(_LEVELS) + np.uint64(level + 1)
+    words = _mix(_mix(seeds) + counter * np.uint64(0x9E3779B97F4A7C15))
+    numbers: Floats = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
+
+
+def _mix(z: Words) -> Words:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _without_early_stops(
+    logits: Tensor, params: Sequence[SamplingParams], indices: Sequence[int]
+) -> Tensor:
+    """Rule out the tokens that would end a sequence before its `min_tokens`."""
+    banned = [
+        (row, token)
+        for row, (p, index) in enumerate(zip(params, indices, strict=True))
+        if index < p.min_tokens
+        for token in p.stop_token_ids
+        if token < logits.shape[1]
+    ]
+    if not banned:
+        return logits
+    rows, tokens = torch.tensor(banned).unbind(1)
+    logits = logits.clone()
+    logits[rows, tokens] = -torch.inf
+    return logits
+
+
+def _draw_rows(
+    logits: Tensor, params: Sequence[SamplingParams], indices: Sequence[int]
+) -> list[int]:
+    weights = _weights(logits, [p.temperature for p in params])
+    for row, p in zip(weights, params, strict=True):
+        _restrict(row, p)
+    seeds = np.array([p.seed for p in params], np.uint64)
+    return _descend(weights.cumsum(dim=-1).numpy(), seeds, np.array(indices, np.uint64))
+
+
+def _weights(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """exp((logit - greatest) / temperature): probabilities up to a factor, float64."""
+    logits = logits.double()
+    # Subtracted before the division, which then cannot overflow at any temperature.
+    logits = logits - logits.amax(dim=-1, keepdim=True)
+    return torch.exp(logits / torch.tensor(temperatures, dtype=torch.float64)[:, None])
+
+
+def _restrict(weights: Tensor, params: SamplingParams) -> None:
+    """Zero, in place, what min_p, top_k and top_p rule out of one row [vocab_size].
+
+    The greatest weight is 1, so min_p compares with the weights themselves. Tokens as
+    likely as the last one kept are kept too: which of them is drawn is chance's matter,
+    not the sort's.
+    """
+    vocab_size = weights.shape[0]
+    if params.min_p > 0.0:
+        weights[weights < params.min_p] = 0.0
+    if 0 < params.top_k < vocab_size:
+        weights[weights < weights.topk(params.top_k).values[-1]] = 0.0
+    if params.top_p < 1.0:
+        weights[weights < _nucleus_floor(weights, params.top_p)] = 0.0
+
+
+def _nucleus_floor(weights: Tensor, top_p: float) -> Tensor:
+    """The smallest weight in the smallest set that holds `top_p` of the whole."""
+    enough = top_p * weights.sum()
+    count = min(_FIRST_CANDIDATES, weights.shape[0])
+    greatest = weights.topk(count).values
+    if greatest.sum() < enough:
+        greatest = weights.sort(descending=True).values
+    reached = torch.searchsorted(greatest.cumsum(0), enough)
+    return greatest[min(int(reached), len(greatest) - 1)]
+
+
+def _descend(cumulative: Floats, seeds: Words, indices: Words) -> list[int]:
+    """Draw by the inverse of the cumulative weights, [num_rows, vocab_size].
+
+    Halves the vocabulary until one token is left, with a number of its own at every
+    level. One number for the whole search would fall between two tokens' bounds of two
+    batches far more often: rounding moves thousands of bounds, and this meets only
+    log2(vocab_size) of them.
+    """
+    num_rows, vocab_size = cumulative.shape
+    rows = np.arange(num_rows)
+    padded = np.concatenate((np.zeros((num_rows, 1)), cumulative), axis=1)
+    low, high = np.zeros(num_rows, np.int64), np.full(num_rows, vocab_size)
+    for level in range(vocab_size.bit_length()):
+        middle = (low + high) // 2
+        below, split, above = (padded[rows, at] for at in (low, middle, high))
+        is_left = uniform(seeds, indices, level) * (above - below) < split - below
+        # A span of one token has middle == low: nothing lies left of it.
+        low, high = np.where(is_left, low, middle), np.where(is_left, middle, high)
+    return [int(token) for token in low]

@@ -1,0 +1,80 @@
+"""The engine: a model of transformers over weights and KV blocks that others own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numba
+import torch
+from numba import config
+
+from engine.batch import pack
+from engine.blocks import KVBlocks
+from engine.configuration import read_configuration
+from engine.cpu import CpuAttention
+from engine.forward import Forward
+from engine.interface import Chunk
+from engine.sampler import sample
+from engine.skeleton import bind, skeleton, views
+from protocol.memory import KVGeometry, TensorSpec
+from protocol.sampling import SamplingParams
+
+
+class TransformerEngine:
+    """See `engine.interface.Engine`; holds no sequence and no copy of a weight."""
+
+    def __init__(
+        self, forward: Forward, blocks: KVBlocks, geometry: KVGeometry, threads: int
+    ) -> None:
+        self._forward = forward
+        self._blocks = blocks
+        self._geometry = geometry
+        most: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        self._threads = min(threads, most)
+        torch.set_num_threads(threads)
+
+    @classmethod
+    def build(
+        cls,
+        path: Path,
+        tensors: Sequence[TensorSpec],
+        weights: memoryview,
+        blocks: memoryview,
+        geometry: KVGeometry,
+        threads: int,
+    ) -> "TransformerEngine":
+        """Build the model of `path` over weights already loaded and blocks in use.
+
+        `weights` may be read-only; `tensors` says what lies in it. `threads` is how
+        many cores a step computes on. Raises EngineError when the two do not fit.
+        """
+        model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
+        bind(model, views(weights, tensors))
+        return cls(Forward(model), KVBlocks.over(blocks, geometry), geometry, threads)
+
+    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+        """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
+        return self._step(chunks, self._blocks)
+
+    def warm_up(self) -> None:
+        """Compile the kernels and touch every weight, over blocks of our own."""
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        prompt = Chunk([0, 0], 0, [0], params, None)
+        scratch = KVBlocks.scratch(2, self._geometry)
+        self._step([prompt, Chunk([0], 0, [1], params, 0)], scratch)
+
+    def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[int | None]:
+        numba.set_num_threads(self._threads)  # which numba keeps for each thread apart
+        batch = pack(chunks, blocks.block_size)
+        rows = torch.from_numpy(batch.last_rows)
+        logits = self._forward(batch, CpuAttention(blocks, batch), rows)
+        drawn = [chunk for chunk in chunks if chunk.sample_index is not None]
+        tokens = iter(
+            sample(
+                logits,
+                [chunk.sampling for chunk in drawn],
+                [chunk.sample_index or 0 for chunk in drawn],
+            )
+        )
+        return [
+            None if chunk.sample_index is None else next(tokens) for chunk in chunks
+        ]
