@@ -7,10 +7,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 ANSWER_SECONDS = 5.0  # a command that takes longer has failed
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+FAILED = (RedisError, OSError)  # lost, or refused: out of memory, read-only
 
 # A blocking read must end well before the socket's own timeout does.
 MAX_BLOCK_SECONDS = 1.0

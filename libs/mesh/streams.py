@@ -39,6 +39,25 @@ async def send(redis: Redis, stream: str, fields: Fields, max_len: int = 0) -> N
     await redis.xadd(stream, dict(fields), maxlen=max_len or None)
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An entry on its way to a stream."""
+
+    stream: str
+    fields: Fields
+    max_len: int = 0  # the stream's oldest entries beyond about that many go; 0: none
+
+
+async def send_all(redis: Redis, letters: Iterable[Letter]) -> None:
+    """Append entries to any streams, in this order and in one round trip."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for letter in letters:
+            pipeline.xadd(
+                letter.stream, dict(letter.fields), maxlen=letter.max_len or None
+            )
+        await pipeline.execute()
+
+
 async def post(redis: Redis, letters: Mapping[str, Fields]) -> set[str]:
     """Append one entry to each mailbox; returns those whose reader is gone."""
     async with redis.pipeline(transaction=False) as pipeline:

@@ -11,6 +11,7 @@ class Settings(ServiceSettings):
     listen_fd: int = Field(default=0, ge=0)  # a bound socket to serve instead, or 0
     model: str = "models/stories260K"
     served_model_name: str = ""  # empty: the model's own name
+    chat_template: str = ""  # a jinja file; empty: the tokenizer's own
     max_open_requests: int = Field(default=1024, ge=1)
     request_timeout_seconds: float = Field(default=600.0, gt=0)
     body_timeout_seconds: float = Field(default=10.0, gt=0)

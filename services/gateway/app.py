@@ -1,0 +1,107 @@
+"""The gateway's parts and the order in which they start and stop."""
+
+import asyncio
+import os
+import socket
+
+from aiohttp import web
+from redis.asyncio import Redis
+
+from gateway.admission import Admission
+from gateway.edge import edge_application
+from gateway.errors import Unavailable
+from gateway.generation import Pool
+from gateway.handlers import Handlers
+from gateway.model import Model, load_model
+from gateway.outbox import Outbox
+from gateway.pool import PoolView
+from gateway.replies import Replies, keep_open
+from gateway.server import http_server, listening_socket
+from gateway.settings import Settings
+from mesh.connect import connect
+from mesh.health import add_health_routes
+from mesh.registry import BEATS_PER_LEASE, heartbeat
+from mesh.streams import Mailbox
+from protocol import keys
+from protocol.messages import WorkerStatus
+from protocol.wire import encode
+
+MAILBOX_LEASE_SECONDS = 10.0
+
+
+async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
+    """Answer HTTP until told to stop."""
+    with listening_socket(settings) as listener:
+        model = await asyncio.to_thread(load_model, settings)
+        async with connect(settings.redis_url) as redis:
+            gateway = Gateway(settings, worker_id, redis, model)
+            await gateway.run(listener, stopping)
+
+
+class Gateway:
+    """One gateway process, between its clients and its pool."""
+
+    def __init__(
+        self, settings: Settings, worker_id: str, redis: Redis, model: Model
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._redis = redis
+        self.admission = Admission(settings.max_open_requests)
+        self.view = PoolView(settings.pool)
+        self.replies = Replies()
+        self.outbox = Outbox(redis, settings.pool)
+        self.pool = Pool(
+            model,
+            self.outbox,
+            self.replies,
+            worker_id,
+            settings.request_timeout_seconds,
+        )
+
+    async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
+        lease = self._settings.lease_seconds
+        mailbox = Mailbox(
+            self._redis, keys.replies(self._worker_id), MAILBOX_LEASE_SECONDS
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(
+                keep_open(mailbox, MAILBOX_LEASE_SECONDS / BEATS_PER_LEASE, stopping),
+                name="mailbox",
+            )
+            tasks.create_task(self.replies.read(mailbox, stopping), name="replies")
+            tasks.create_task(self.outbox.deliver(), name="outbox")
+            tasks.create_task(
+                self.view.watch(self._redis, lease / BEATS_PER_LEASE, stopping),
+                name="pool",
+            )
+            tasks.create_task(
+                heartbeat(self._redis, self._snapshot, lease, stopping),
+                name="heartbeat",
+            )
+            await self._answer(listener, stopping)
+            self.outbox.close()
+
+    async def _answer(self, listener: socket.socket, stopping: asyncio.Event) -> None:
+        async with http_server(self._application(), self._settings, listener):
+            await stopping.wait()
+            self.admission.close()
+            self.replies.fail_all(Unavailable("The server is stopping."))
+
+    def _application(self) -> web.Application:
+        app = edge_application(self._settings.max_body_bytes)
+        add_health_routes(app, lambda: self.view.is_ready)
+        Handlers(self._settings, self.pool, self.view, self.admission).add_routes(app)
+        return app
+
+    def _snapshot(self) -> dict[str, bytes]:
+        status = WorkerStatus(
+            service="gateway",
+            worker_id=self._worker_id,
+            pool=self._settings.pool,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            running=self.admission.num_open,
+            ready=self.view.is_ready,
+        )
+        return {keys.worker(self._worker_id): encode(status)}

@@ -1,0 +1,99 @@
+"""The OpenAI routes: each call is checked and becomes orders. Knows no Redis."""
+
+import asyncio
+
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.answers import ChatAnswer, CompletionAnswer, model_card
+from gateway.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnknownModel
+from gateway.generation import Arrived, Pool
+from gateway.openai import ChatCall, CompletionCall, parse
+from gateway.orders import Limits, OrderBook
+from gateway.pool import PoolView
+from gateway.respond import Work, respond
+from gateway.settings import Settings
+
+DEFAULT_COMPLETION_TOKENS = 16
+
+
+class Handlers:
+    """The routes over one pool."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, view: PoolView, admission: Admission
+    ) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._model = pool.model
+        self._view = view
+        self._admission = admission
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/v1/completions", self.completions)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{id:.+}", self.one_model)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        arrived = Arrived.now()
+        with self._admission.enter():
+            limits = Limits.of(self._view.status())
+            call = parse(CompletionCall, await self._body(request))
+            self._check_name(call.model)
+            book = OrderBook(self._model, limits)
+            orders = [
+                book.order(
+                    call,
+                    await self._model.encode(prompt, limits.max_tokens),
+                    DEFAULT_COMPLETION_TOKENS,
+                )
+                for prompt in call.prompt
+            ]
+            answer = CompletionAnswer(call, orders[0].request_id, self._model.name)
+            return await respond(request, self._pool, Work(orders, answer, arrived))
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        arrived = Arrived.now()
+        with self._admission.enter():
+            limits = Limits.of(self._view.status())
+            call = parse(ChatCall, await self._body(request))
+            self._check_name(call.model)
+            prompt_ids = await self._model.encode_chat(call.messages, limits.max_tokens)
+            book = OrderBook(self._model, limits)
+            order = book.order(call, prompt_ids, limits.max_tokens)
+            answer = ChatAnswer(call, order.request_id, self._model.name)
+            return await respond(request, self._pool, Work([order], answer, arrived))
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._card()]})
+
+    async def one_model(self, request: web.Request) -> web.Response:
+        self._check_name(request.match_info["id"])
+        return web.json_response(self._card())
+
+    def _card(self) -> dict[str, object]:
+        limits = Limits.of(self._view.status())
+        return model_card(self._model.name, self._model.created, limits.max_tokens)
+
+    def _check_name(self, name: str | None) -> None:
+        if name not in (None, self._model.name):
+            raise UnknownModel(
+                f"The model '{name}' does not exist: '{self._model.name}' is served.",
+                param="model",
+            )
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The whole body, within its time: a slow sender holds no place for long."""
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise BodyTooSlow("The request's body did not arrive in time.") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise BodyTooLarge(
+                "The request's body is larger than "
+                f"{self._settings.max_body_bytes} bytes."
+            ) from None
+        except web.RequestPayloadError as error:
+            raise InvalidRequest(f"The body cannot be read: {error}") from None

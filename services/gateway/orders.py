@@ -1,0 +1,138 @@
+"""A checked call becomes an order: token ids, sampling, stops. Knows no HTTP."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import InvalidRequest
+from gateway.model import Model
+from gateway.openai import Call
+from protocol.messages import PoolStatus, RequestId
+from protocol.sampling import MAX_STOP_TOKEN_IDS, SamplingParams
+
+CONTEXT_EXCEEDED = "context_length_exceeded"
+SEED_BITS = 63
+MAX_SEED = (1 << SEED_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One sequence to generate, as the pool and the gateway need to know it."""
+
+    request_id: RequestId
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop_strings: tuple[str, ...]
+    client_stop_ids: frozenset[int]  # those the client named, not the model's own
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What fits into the pool."""
+
+    max_tokens: int  # prompt and output together
+    vocab_size: int
+
+    @classmethod
+    def of(cls, pool: PoolStatus) -> "Limits":
+        return cls(
+            max_tokens=min(pool.max_model_len, pool.total * pool.block_size),
+            vocab_size=pool.vocab_size,
+        )
+
+    def check_ids(self, token_ids: list[int], param: str) -> None:
+        """InvalidRequest unless all of them are tokens of the model."""
+        if token_ids and max(token_ids) >= self.vocab_size:
+            raise InvalidRequest(
+                f"'{param}' contains token ids outside the vocabulary "
+                f"of {self.vocab_size} tokens.",
+                param=param,
+            )
+
+    def num_output(self, num_prompt: int, asked: int | None, default: int) -> int:
+        """How many tokens to generate at most; InvalidRequest if they do not fit."""
+        room = self.max_tokens - num_prompt
+        if room < 1:
+            raise InvalidRequest(
+                f"This model's maximum context length is {self.max_tokens} tokens. "
+                f"However, your request has {num_prompt} input tokens. "
+                "Please reduce the length of the input.",
+                code=CONTEXT_EXCEEDED,
+            )
+        if asked is None:
+            return min(default, room)
+        if asked > room:
+            raise InvalidRequest(
+                f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. "
+                f"This model's maximum context length is {self.max_tokens} tokens and "
+                f"your request has {num_prompt} input tokens "
+                f"({asked} > {self.max_tokens} - {num_prompt}).",
+                param="max_tokens",
+                code=CONTEXT_EXCEEDED,
+            )
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBook:
+    """Turns calls into orders for one model in one pool."""
+
+    model: Model
+    limits: Limits
+
+    def order(self, call: Call, prompt_ids: list[int], default_output: int) -> Order:
+        """InvalidRequest if the pool could not serve it."""
+        if not prompt_ids:
+            raise InvalidRequest("The prompt has no tokens.", param="prompt")
+        max_tokens = self.limits.num_output(
+            len(prompt_ids), call.max_output, default_output
+        )
+        self.limits.check_ids(prompt_ids, "prompt")
+        self.limits.check_ids(call.stop_token_ids or [], "stop_token_ids")
+        return Order(
+            request_id=RequestId(secrets.token_hex(16)),
+            prompt_ids=tuple(prompt_ids),
+            sampling=self._sampling(call, max_tokens),
+            stop_strings=tuple(call.stop),
+            client_stop_ids=frozenset(call.stop_token_ids or ()),
+        )
+
+    def _sampling(self, call: Call, max_tokens: int) -> SamplingParams:
+        if (call.min_tokens or 0) > max_tokens:
+            raise InvalidRequest(
+                f"'min_tokens' must not be above {max_tokens}, the most tokens that "
+                "this request generates.",
+                param="min_tokens",
+            )
+        return self.model.sampling.changed(
+            **_given(call),
+            seed=_seed(call.seed),
+            max_tokens=max_tokens,
+            min_tokens=call.min_tokens or 0,
+            stop_token_ids=self._stop_token_ids(call),
+        )
+
+    def _stop_token_ids(self, call: Call) -> tuple[int, ...]:
+        own = () if call.ignore_eos else self.model.eos_ids
+        token_ids = tuple(dict.fromkeys((*own, *(call.stop_token_ids or ()))))
+        if len(token_ids) > MAX_STOP_TOKEN_IDS:
+            raise InvalidRequest("Too many 'stop_token_ids'.", param="stop_token_ids")
+        return token_ids
+
+
+def _given(call: Call) -> dict[str, Any]:
+    """The sampling parameters that the client set; the others are the model's."""
+    fields = {
+        "temperature": call.temperature,
+        "top_p": call.top_p,
+        "top_k": None if call.top_k is None else max(call.top_k, 0),
+        "min_p": call.min_p,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _seed(asked: int | None) -> int:
+    """As in vLLM -1 means any; other negative seeds are as good as positive ones."""
+    if asked is None or asked == -1:
+        return secrets.randbits(SEED_BITS)
+    return asked & MAX_SEED

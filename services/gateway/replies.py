@@ -1,0 +1,158 @@
+"""The gateway's mailbox: each event goes to the request that waits for it.
+
+Knows nothing of HTTP or text.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.errors import ApiError, RequestFailed
+from mesh.connect import FAILED
+from mesh.streams import Entry, Mailbox
+from mesh.timing import every, pause
+from protocol.messages import (
+    Failed,
+    FinishReason,
+    RequestId,
+    TokenEvent,
+    TokenEvents,
+    decode_reply,
+)
+from protocol.wire import MalformedMessage
+
+MAX_ENTRIES = 256  # taken from the mailbox at once
+RETRY_SECONDS = 0.1
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """All that came for a request since it last looked."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+
+
+class Inbox:
+    """One request's tokens in order, each once.
+
+    Holds at most the tokens that the request asked for, however slow its client is.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._num_received = 0
+        self._waiting: list[int] = []
+        self._finish_reason: FinishReason | None = None
+        self._error: ApiError | None = None
+        self._wake = asyncio.Event()
+        self.num_cached_tokens = 0
+        self.has_ended = False  # the pool is done with the request
+
+    def accept(self, event: TokenEvent) -> None:
+        """Take what is new in the event; a missing token fails the request."""
+        if self.has_ended or self._error is not None:
+            return
+        num_known = self._num_received - event.index
+        if num_known < 0:
+            self.fail(RequestFailed("Tokens of the answer were lost."))
+            return
+        new = event.token_ids[num_known:]
+        self._num_received += len(new)
+        if self._num_received > self._max_tokens:
+            self.fail(RequestFailed("The answer has more tokens than asked for."))
+            return
+        self._waiting.extend(new)
+        self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
+        if event.finish_reason and num_known <= len(event.token_ids):
+            self._finish_reason = event.finish_reason
+            self.has_ended = True
+        if new or self.has_ended:
+            self._wake.set()
+
+    def fail(self, error: ApiError, *, has_ended: bool = False) -> None:
+        """The request gets this error once it took the tokens before it."""
+        if self.has_ended:
+            return
+        self.has_ended = has_ended
+        self._error = error
+        self._wake.set()
+
+    async def take(self) -> Arrival:
+        """Wait for news; raises the request's error."""
+        await self._wake.wait()
+        self._wake.clear()
+        if self._error is not None and not self._waiting:
+            raise self._error
+        token_ids, self._waiting = self._waiting, []
+        if self._error is not None:
+            self._wake.set()
+        return Arrival(token_ids, self._finish_reason)
+
+
+class Replies:
+    """Who waits for which events."""
+
+    def __init__(self) -> None:
+        self._open: dict[RequestId, Inbox] = {}
+
+    @contextmanager
+    def subscribe(self, request_id: RequestId, max_tokens: int) -> Iterator[Inbox]:
+        """This request's events arrive in the inbox until the block is left."""
+        inbox = self._open[request_id] = Inbox(max_tokens)
+        try:
+            yield inbox
+        finally:
+            del self._open[request_id]
+
+    def dispatch(self, reply: TokenEvents | Failed) -> None:
+        """Hand each event to its request; nobody waits for the others any more."""
+        match reply:
+            case TokenEvents(events=events):
+                for event in events:
+                    if inbox := self._open.get(event.request_id):
+                        inbox.accept(event)
+            case Failed(request_id=request_id, reason=reason):
+                if inbox := self._open.get(request_id):
+                    inbox.fail(RequestFailed(reason), has_ended=True)
+
+    def fail_all(self, error: ApiError) -> None:
+        for inbox in self._open.values():
+            inbox.fail(error)
+
+    async def read(self, mailbox: Mailbox, stopping: asyncio.Event) -> None:
+        """Empty the mailbox again and again; survives the loss of Redis."""
+        while not stopping.is_set():
+            try:
+                entries = await mailbox.read(MAX_ENTRIES)
+            except FAILED as error:
+                logger.warning("replies.lost", error=type(error).__name__)
+                await pause(RETRY_SECONDS, stopping)
+                continue
+            for entry in entries:
+                self._open_entry(entry)
+
+    def _open_entry(self, entry: Entry) -> None:
+        body = entry.fields.get(b"body")
+        if body is None:
+            return  # the mark that a new mailbox starts with
+        try:
+            self.dispatch(decode_reply(body))
+        except MalformedMessage as error:
+            logger.warning("replies.malformed", entry=entry.id, reason=str(error))
+
+
+async def keep_open(
+    mailbox: Mailbox, renewal_seconds: float, stopping: asyncio.Event
+) -> None:
+    """Renew the mailbox, so that workers see that somebody still reads it."""
+    async for _ in every(renewal_seconds, stopping):
+        try:
+            await mailbox.renew()
+        except FAILED as error:
+            logger.warning("mailbox.not_renewed", error=type(error).__name__)
