@@ -1,15 +1,15 @@
-"""The `tandem` command. Each command is one module, imported when it is called."""
+"""The `tandem` command. Each command's module is imported when it is called."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from mesh.errors import ConfigurationError
+from tandem import options as of
 
 EXIT_WRONG = 2
+RUN_DIR = Path(".tandem")
 
 app = typer.Typer(
     name="tandem",
@@ -20,128 +20,44 @@ app = typer.Typer(
 )
 
 
-class DType(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Engine(StrEnum):
-    transformer = "transformer"
-    counting = "counting"
-
-
-class LogLevel(StrEnum):
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
-class LogFormat(StrEnum):
-    auto = "auto"
-    json = "json"
-    text = "text"
-
-
-RunDir = Annotated[
-    Path, typer.Option(help="Directory of the mesh: logs, sockets, its address.")
-]
-RedisUrl = Annotated[
-    str,
-    typer.Option(
-        envvar="TANDEM_REDIS_URL",
-        help="Redis of the mesh, like redis://127.0.0.1:6379.",
-        show_default=False,
-    ),
-]
-DEFAULT_RUN_DIR = Path(".tandem")
-
-
 @app.command()
 def up(
-    model: Annotated[
-        str, typer.Option(help="A directory with config.json, or a hub id.")
-    ],
-    served_model_name: Annotated[
-        str, typer.Option(help="The model's name for clients.", show_default="its own")
-    ] = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")
-    ] = 8000,
-    prefill: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of prefill workers.")
-    ] = 1,
-    decode: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of decode workers.")
-    ] = 1,
-    kv_blocks: Annotated[
-        int, typer.Option(min=1, help="KV blocks that all sequences share.")
-    ] = 2048,
-    block_size: Annotated[
-        int, typer.Option(min=1, max=1024, help="Tokens in a KV block.")
-    ] = 16,
-    dtype: Annotated[
-        DType, typer.Option(help="Of weights and KV blocks.")
-    ] = DType.float32,
-    max_model_len: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Tokens of prompt and output together.",
-            show_default="what model and blocks allow",
-        ),
-    ] = 0,
-    max_num_seqs: Annotated[
-        int, typer.Option(min=1, max=4096, help="Sequences in a worker's batch.")
-    ] = 64,
-    threads: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1024,
-            help="Threads of each worker.",
-            show_default="cores / workers",
-        ),
-    ] = 0,
-    pool: Annotated[
-        str, typer.Option(help="Name of the pool, where meshes share a Redis.")
-    ] = "default",
-    run_dir: RunDir = DEFAULT_RUN_DIR,
-    redis_url: RedisUrl = "",
-    log_level: Annotated[
-        LogLevel, typer.Option(envvar="TANDEM_LOG_LEVEL", help="Of all services.")
-    ] = LogLevel.info,
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="TANDEM_LOG_FORMAT", help="Of all services.")
-    ] = LogFormat.auto,
-    engine: Annotated[Engine, typer.Option(hidden=True)] = Engine.transformer,
+    model: of.Model,
+    served_model_name: of.ServedModelName = "",
+    host: of.Host = "127.0.0.1",
+    port: of.Port = 8000,
+    prefill: of.Prefill = 1,
+    decode: of.Decode = 1,
+    kv_blocks: of.KVBlocks = 2048,
+    block_size: of.BlockSize = 16,
+    dtype: of.DType = of.DTypeName.float32,
+    max_model_len: of.MaxModelLen = 0,
+    max_num_seqs: of.MaxNumSeqs = 64,
+    threads: of.Threads = 0,
+    pool: of.Pool = "default",
+    run_dir: of.RunDir = RUN_DIR,
+    redis_url: of.RedisUrl = "",
+    log_level: of.LogLevel = of.LogLevelName.info,
+    log_format: of.LogFormat = of.LogFormatName.auto,
+    engine: of.Engine = of.EngineName.transformer,
 ) -> None:
     """Start a mesh on this machine and keep it running until Ctrl-C.
 
     Prints `ready http://HOST:PORT` once a request would be answered. Without
     --redis-url a Redis of its own runs beside the services.
     """
-    from tandem import models
-    from tandem.plan import Options
+    from tandem import models, plan
     from tandem.up import check_environment, run
 
     check_environment()
     run(
-        Options(
+        plan.Options(
             model=models.find(model),
             served_model_name=served_model_name or models.name_of(model),
             host=host,
             port=port,
-            prefill=prefill,
-            decode=decode,
-            kv_blocks=kv_blocks,
-            block_size=block_size,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            threads=threads,
-            engine=engine,
+            store=plan.Store(kv_blocks, block_size, max_model_len),
+            workers=plan.Workers(prefill, decode, dtype, engine, max_num_seqs, threads),
             pool=pool,
             run_dir=run_dir,
             redis_url=redis_url,
@@ -153,9 +69,9 @@ def up(
 
 @app.command()
 def status(
-    run_dir: RunDir = DEFAULT_RUN_DIR,
-    redis_url: RedisUrl = "",
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    run_dir: of.RunDir = RUN_DIR,
+    redis_url: of.RedisUrl = "",
+    json: of.AsJson = False,
 ) -> None:
     """Show the processes of a mesh and the state of its KV blocks."""
     from tandem.rundir import address_of
@@ -164,8 +80,20 @@ def status(
     show(redis_url or address_of(run_dir).redis_url, as_json=json)
 
 
+@app.command()
+def chat(run_dir: of.RunDir = RUN_DIR, url: of.Url = "") -> None:
+    """Talk to a mesh: the one of --run-dir, or any at --url.
+
+    Without a terminal each line of the input is one question.
+    """
+    from tandem.chat import run
+    from tandem.rundir import address_of
+
+    run(url or address_of(run_dir).gateway_url)
+
+
 def main() -> None:
-    """Run the command; what a person got wrong is one line and exit code 2."""
+    """Run a command; what a person got wrong is one line and exit code 2."""
     try:
         sys.exit(app(standalone_mode=False))
     except* (ConfigurationError, typer.TyperException) as group:

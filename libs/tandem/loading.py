@@ -54,8 +54,8 @@ async def _num_ready(redis: Redis) -> Counter[str]:
 def _in_words(options: Options, up: Counter[str], seconds: float) -> str:
     wanted = {
         "kvstore": 1,
-        "prefill": options.prefill,
-        "decode": options.decode,
+        "prefill": options.workers.prefill,
+        "decode": options.workers.decode,
         "gateway": 1,
     }
     parts = [

@@ -3,13 +3,39 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
 REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The store's own settings, by their names."""
+
+    kv_blocks: int
+    block_size: int
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers, and what each is like."""
+
+    prefill: int
+    decode: int
+    dtype: str
+    engine: str
+    max_num_seqs: int
+    threads: int  # of each; 0: the cores divided among them
+
+    @property
+    def threads_of_each(self) -> int:
+        cores = len(os.sched_getaffinity(0))
+        return self.threads or max(1, cores // (self.prefill + self.decode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +46,13 @@ class Options:
     served_model_name: str
     host: str
     port: int
-    prefill: int
-    decode: int
-    kv_blocks: int
-    block_size: int
-    dtype: str
-    max_model_len: int
-    max_num_seqs: int
-    threads: int  # of each worker; 0: the cores divided among the workers
-    engine: str
+    store: Store
+    workers: Workers
     pool: str
     run_dir: Path
     redis_url: str  # empty: an embedded Redis
     log_level: str
     log_format: str
-
-    @property
-    def threads_per_worker(self) -> int:
-        cores = len(os.sched_getaffinity(0))
-        return self.threads or max(1, cores // (self.prefill + self.decode))
 
 
 def services(
@@ -52,38 +66,30 @@ def services(
         "log_format": options.log_format,
     }
     attached = {**everyone, "store_socket": sockets / "kvstore.sock"}
-    yield _service("kvstore", 0, {**attached, **_store(options)}, layer=STORE_LAYER)
+    store = {**attached, **asdict(options.store)}
+    yield _service("kvstore", 0, store, layer=STORE_LAYER)
     worker = {**attached, **_worker(options)}
-    for number in range(options.prefill):
+    for number in range(options.workers.prefill):
         yield _service("prefill", number, worker)
-    for number in range(options.decode):
+    for number in range(options.workers.decode):
         yield _service("decode", number, worker)
-    gateway = {**everyone, **_gateway(options), "listen_fd": listen_fd}
+    gateway = {
+        **everyone,
+        "model": options.model,
+        "served_model_name": options.served_model_name,
+        "listen_fd": listen_fd,
+    }
     yield _service("gateway", 0, gateway, pass_fds=(listen_fd,))
 
 
-def _store(options: Options) -> dict[str, object]:
-    return {
-        "kv_blocks": options.kv_blocks,
-        "block_size": options.block_size,
-        "max_model_len": options.max_model_len,
-    }
-
-
 def _worker(options: Options) -> dict[str, object]:
+    workers = options.workers
     return {
         "model": options.model,
-        "dtype": options.dtype,
-        "engine": options.engine,
-        "threads": options.threads_per_worker,
-        "max_num_seqs": options.max_num_seqs,
-    }
-
-
-def _gateway(options: Options) -> dict[str, object]:
-    return {
-        "model": options.model,
-        "served_model_name": options.served_model_name,
+        "dtype": workers.dtype,
+        "engine": workers.engine,
+        "max_num_seqs": workers.max_num_seqs,
+        "threads": workers.threads_of_each,
     }
 
 

@@ -1,0 +1,45 @@
+# `make up` and `make test` need nothing but Python 3.11 or newer: both install first.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+MODEL ?= models/stories260K
+PORT  ?= 8000
+ARGS  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test lint chaos bench-overhead clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+	  while IFS='|' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## Make .venv with the `tandem` command in it.
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[gateway,worker,cli,dev]'
+	@touch $@
+
+up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".
+	@$(BIN)/tandem up --model $(MODEL) --port $(PORT) $(ARGS)
+
+test: install lint ## Lint, then run every test; ARGS="-k name" for some.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+chaos: install ## Only the tests that kill processes.
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+bench-overhead: install ## What the mesh adds to each request and token.
+	$(BIN)/python bench/overhead.py $(ARGS)
+
+clean: ## Remove the environment, caches and run directories.
+	rm -rf $(VENV) .tandem .mypy_cache .pytest_cache .ruff_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
