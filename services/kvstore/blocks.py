@@ -66,9 +66,7 @@ class BlockPool:
 
     def release(self, block_table: Sequence[int]) -> None:
         """Drop one reference to each block."""
-        # Freed tail first: a block is useless once an earlier block of its chain is
-        # gone, so the head of the chain is what should be taken again last.
-        for block in reversed(block_table):
+        for block in block_table:
             assert self._ref_counts[block] > 0, f"block {block} freed twice"
             self._ref_counts[block] -= 1
             if self._ref_counts[block] == 0:

@@ -1,0 +1,35 @@
+"""Jobs and pools of the size that tests need."""
+
+import time
+
+from kv.operations import BeginLoad
+from protocol.memory import KVGeometry, LayerGeometry, ModelFacts, TensorSpec
+from protocol.messages import PrefillJob, RequestId
+from protocol.sampling import SamplingParams
+
+LAYER = LayerGeometry(num_kv_heads=2, k_head_dim=4, v_head_dim=3)
+GEOMETRY = KVGeometry(layers=(LAYER, LAYER), dtype="float32", block_size=4)
+FACTS = ModelFacts(model="tiny", fingerprint="f1", vocab_size=100, max_position=64)
+WEIGHTS = TensorSpec(name="w", offset=0, shape=(8,), dtype="float32")
+LOAD = BeginLoad(facts=FACTS, geometry=GEOMETRY, tensors=(WEIGHTS,), weights_bytes=32)
+
+
+def prefill_job(
+    request_id: str = "r1",
+    num_tokens: int = 6,
+    *,
+    max_tokens: int = 4,
+    generation: int = 0,
+    deadline: float | None = None,
+) -> PrefillJob:
+    """A prompt of 1, 2, 3 ..., in need of ceil((num_tokens + max_tokens - 1) / 4)
+    blocks of GEOMETRY."""
+    return PrefillJob(
+        request_id=RequestId(request_id),
+        generation=generation,
+        token_ids=tuple(range(1, num_tokens + 1)),
+        num_prompt_tokens=num_tokens,
+        sampling=SamplingParams(max_tokens=max_tokens, temperature=0),
+        reply_to="g1",
+        deadline=time.time() + 60 if deadline is None else deadline,
+    )

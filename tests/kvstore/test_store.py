@@ -1,0 +1,332 @@
+"""The store's records: who may compute what, and what becomes of it."""
+
+from collections.abc import Iterator
+
+import pytest
+from jobs import GEOMETRY, prefill_job
+
+from kv.operations import Gone, Held, Progress, Queued, Record
+from kvstore.records import SequenceRecord
+from kvstore.store import MAX_DEATHS, Store
+from protocol.messages import DecodeJob, PrefillJob, RequestId
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """A pool of ten blocks of four tokens; its invariants hold after each test."""
+    store = Store(GEOMETRY, num_blocks=10, max_waiting=3)
+    yield store
+    store.check()
+
+
+def admitted(store: Store, job: PrefillJob, worker: str = "a") -> Record:
+    record = store.admit(job, worker)
+    assert isinstance(record, Record)
+    return record
+
+
+def prefilled(store: Store, job: PrefillJob, worker: str = "a") -> Record:
+    """Admitted, its prompt computed and its first token sampled."""
+    record = admitted(store, job, worker)
+    store.advance([step(record, len(job.token_ids), 50)], worker)
+    return record
+
+
+def step(record: Record, num_computed_tokens: int, *token_ids: int) -> Progress:
+    return Progress(
+        request_id=record.request_id,
+        generation=record.generation,
+        num_computed_tokens=num_computed_tokens,
+        token_ids=token_ids,
+    )
+
+
+def held(record: Record) -> Held:
+    return Held(request_id=record.request_id, generation=record.generation)
+
+
+def announced(store: Store) -> list[SequenceRecord]:
+    records = [store.parked(request_id) for request_id in store.announcements]
+    store.announcements.clear()
+    return [record for record in records if record is not None]
+
+
+def test_admission_gives_blocks_for_the_prompt(store: Store) -> None:
+    """
+    An admitted request owns blocks for its prompt; room for its output is promised.
+    """
+    record = admitted(store, prefill_job(num_tokens=6, max_tokens=7))
+
+    assert len(record.block_table) == 2
+    assert record.generation == 1
+    assert record.num_computed_tokens == 0
+    assert store.blocks.num_reserved == 1
+
+
+def test_growth_comes_with_the_answer_to_a_step(store: Store) -> None:
+    """
+    The block that the next token needs arrives before that token is computed.
+    """
+    record = admitted(store, prefill_job(num_tokens=4, max_tokens=6))
+
+    first = store.advance([step(record, 4, 50)], "a")
+    second = store.advance([step(record, 5, 51)], "a")
+
+    assert [len(growth.block_ids) for growth in first.growth] == [1]
+    assert second.growth == ()
+
+
+def test_a_sequence_never_takes_more_than_it_was_promised(store: Store) -> None:
+    """
+    The last token is never computed, so it takes no slot beyond the promise.
+    """
+    record = admitted(store, prefill_job(num_tokens=4, max_tokens=1))
+
+    advanced = store.advance([step(record, 4, 50)], "a")
+
+    assert advanced.growth == ()
+
+
+def test_park_announces_a_decode_job(store: Store) -> None:
+    """
+    A prefilled sequence that its owner parks is announced for decoding.
+    """
+    record = prefilled(store, prefill_job())
+
+    store.park([held(record)], "a")
+
+    (parked,) = announced(store)
+    job = parked.next_job()
+    assert isinstance(job, DecodeJob)
+    assert job.generation == record.generation
+
+
+def test_adoption_continues_where_the_owner_stopped(store: Store) -> None:
+    """
+    The adopter gets tokens, computed count and blocks as they were, one generation on.
+    """
+    record = prefilled(store, prefill_job(num_tokens=6))
+    store.park([held(record)], "a")
+
+    adopted = store.adopt(record.request_id, record.generation, "b")
+
+    assert isinstance(adopted, Record)
+    assert adopted.token_ids == (1, 2, 3, 4, 5, 6, 50)
+    assert adopted.num_computed_tokens == 6
+    assert adopted.block_table == record.block_table
+    assert adopted.generation == record.generation + 1
+
+
+def test_an_old_announcement_is_worth_nothing(store: Store) -> None:
+    """
+    Of two workers that read the same announcement, only the first gets the sequence.
+    """
+    record = prefilled(store, prefill_job())
+    store.park([held(record)], "a")
+    store.adopt(record.request_id, record.generation, "b")
+
+    late = store.adopt(record.request_id, record.generation, "c")
+
+    assert isinstance(late, Gone)
+
+
+def test_who_lost_a_sequence_cannot_change_it(store: Store) -> None:
+    """
+    The steps, parks and releases of a former owner are refused by its generation.
+    """
+    record = prefilled(store, prefill_job())
+    store.park([held(record)], "a")
+    now = store.adopt(record.request_id, record.generation, "b")
+
+    advanced = store.advance([step(record, 7, 99)], "a")
+    store.release([held(record)], "a")
+
+    assert advanced.gone == (record.request_id,)
+    assert isinstance(now, Record)
+    again = store.advance([step(now, 7, 51)], "b")
+    assert again.gone == ()
+
+
+def test_the_dead_worker_s_sequences_are_announced(store: Store) -> None:
+    """
+    When its owner dies a sequence is parked at its last recorded token, at once.
+    """
+    prompt_only = admitted(store, prefill_job("r1"))
+    decoding = prefilled(store, prefill_job("r2"))
+
+    store.detach("a")
+
+    jobs = {record.request_id: record.next_job() for record in announced(store)}
+    assert isinstance(jobs[prompt_only.request_id], PrefillJob)
+    assert isinstance(jobs[decoding.request_id], DecodeJob)
+
+
+def test_prefill_goes_on_in_the_middle_of_a_prompt(store: Store) -> None:
+    """
+    A prompt whose owner died after its first chunk is not computed from the start.
+    """
+    record = admitted(store, prefill_job(num_tokens=8))
+    store.advance([step(record, 5)], "a")
+    store.detach("a")
+    job = announced(store)[0].next_job()
+    assert isinstance(job, PrefillJob)
+
+    adopted = store.admit(job, "b")
+
+    assert isinstance(adopted, Record)
+    assert adopted.num_computed_tokens == 5
+
+
+def test_a_request_that_kills_its_workers_is_given_up(store: Store) -> None:
+    """
+    After three owners in a row that died without a step, the request has failed.
+    """
+    record = admitted(store, prefill_job())
+    for number in range(MAX_DEATHS - 1):
+        store.detach("a" if number == 0 else f"w{number}")
+        job = announced(store)[0].next_job()
+        assert isinstance(job, PrefillJob)
+        store.admit(job, f"w{number + 1}")
+
+    store.detach(f"w{MAX_DEATHS - 1}")
+
+    assert [failure.request.request_id for failure in store.failures] == [
+        record.request_id
+    ]
+    assert store.blocks.num_free == 10
+
+
+def test_a_step_forgives_the_deaths_before_it(store: Store) -> None:
+    """
+    Deaths count only while nothing is computed: a long answer may outlive many workers.
+    """
+    record = prefilled(store, prefill_job(max_tokens=20))
+    for number in range(2 * MAX_DEATHS):
+        store.detach("a")
+        job = announced(store)[0].next_job()
+        adopted = store.adopt(job.request_id, job.generation, "a")
+        assert isinstance(adopted, Record)
+        store.advance([step(adopted, 7 + number, 60 + number)], "a")
+
+    assert not store.failures
+    assert record.request_id == adopted.request_id
+
+
+def test_who_finds_no_room_waits_in_order(store: Store) -> None:
+    """
+    Waiting requests get blocks first come first served; a short one does not overtake.
+    """
+    running = admitted(store, prefill_job("r1", 24, max_tokens=5))
+    long = store.admit(prefill_job("r2", 24, max_tokens=5), "a")
+    short = store.admit(prefill_job("r3", 4, max_tokens=1), "a")
+
+    store.release([held(running)], "a")
+
+    assert isinstance(long, Queued)
+    assert isinstance(short, Queued)
+    assert [r.request_id for r in announced(store)] == ["r2", "r3"]
+
+
+def test_a_full_queue_refuses(store: Store) -> None:
+    """
+    The queue for blocks is bounded, and who does not get in is told.
+    """
+    admitted(store, prefill_job("r0", 36, max_tokens=5))
+    for number in range(3):
+        store.admit(prefill_job(f"w{number}", 36, max_tokens=5), "a")
+
+    answer = store.admit(prefill_job("late", 36, max_tokens=5), "a")
+
+    assert isinstance(answer, Gone)
+    assert [f.request.request_id for f in store.failures] == ["late"]
+
+
+def test_what_can_never_fit_does_not_wait(store: Store) -> None:
+    """
+    A request larger than the whole pool fails at once and blocks nobody's way.
+    """
+    answer = store.admit(prefill_job("huge", 41, max_tokens=1), "a")
+
+    assert isinstance(answer, Gone)
+    assert store.num_waiting == 0
+    assert [f.request.request_id for f in store.failures] == ["huge"]
+
+
+def test_cancel_frees_a_parked_sequence_at_once(store: Store) -> None:
+    """
+    Nobody writes to a parked sequence, so its blocks are free with the cancel.
+    """
+    record = prefilled(store, prefill_job())
+    store.park([held(record)], "a")
+
+    store.cancel(record.request_id)
+
+    assert store.blocks.num_free == 10
+    assert announced(store) == []
+
+
+def test_cancel_waits_for_the_owner_s_step(store: Store) -> None:
+    """
+    An owned sequence keeps its blocks until its owner is between two steps.
+    """
+    record = prefilled(store, prefill_job())
+    other = admitted(store, prefill_job("r2"))
+
+    store.cancel(record.request_id)
+    held_meanwhile = store.blocks.num_referenced
+    advanced = store.advance([step(other, 6, 70)], "a")
+
+    assert held_meanwhile == 4
+    assert advanced.gone == (record.request_id,)
+    assert store.blocks.num_referenced == 2
+
+
+def test_a_cancelled_sequence_dies_with_its_owner(store: Store) -> None:
+    """
+    What was cancelled is not announced when its owner dies, but freed.
+    """
+    record = prefilled(store, prefill_job())
+    store.cancel(record.request_id)
+
+    store.detach("a")
+
+    assert announced(store) == []
+    assert store.blocks.num_free == 10
+
+
+def test_cancel_overtakes_the_job(store: Store) -> None:
+    """
+    A request that was cancelled while its job lay in the stream is never admitted.
+    """
+    store.cancel(RequestId("r1"))
+
+    answer = store.admit(prefill_job("r1"), "a")
+
+    assert isinstance(answer, Gone)
+
+
+def test_a_job_delivered_again_after_the_end_starts_nothing(store: Store) -> None:
+    """
+    A redelivered job of a finished request does not compute it a second time.
+    """
+    record = admitted(store, prefill_job())
+    store.release([held(record)], "a")
+
+    answer = store.admit(prefill_job(), "b")
+
+    assert isinstance(answer, Gone)
+    assert store.blocks.num_free == 10
+
+
+def test_cancel_takes_a_waiting_request_out_of_the_queue(store: Store) -> None:
+    """
+    A waiting request that is cancelled does not hold up those behind it.
+    """
+    admitted(store, prefill_job("r1", 20, max_tokens=5))
+    store.admit(prefill_job("r2", 36, max_tokens=5), "a")
+    store.admit(prefill_job("r3", 4, max_tokens=1), "a")
+
+    store.cancel(RequestId("r2"))
+
+    assert [record.request_id for record in announced(store)] == ["r3"]
+    assert store.num_waiting == 0

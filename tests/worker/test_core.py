@@ -1,0 +1,260 @@
+"""A worker's rounds against a real store, with an engine that counts upwards."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from direct_store import DirectStore
+from jobs import LOAD, prefill_job
+
+from engine.counting import CountingEngine
+from kvstore.memory import PoolMemory
+from kvstore.pool import Pool
+from kvstore.store import Store
+from protocol.messages import DecodeJob, PrefillJob, RequestId, TokenEvent
+from worker.batch import Batch
+from worker.core import Core, Outcome, Phase
+from worker.sequence import Sequence
+
+
+@dataclass
+class Mesh:
+    """One pool, and as many workers on it as a test wants."""
+
+    pool: Pool
+
+    @property
+    def store(self) -> Store:
+        assert self.pool.store
+        return self.pool.store
+
+    def worker(self, name: str, *phases: Phase, budget: int = 16) -> Core:
+        batch = Batch(budget)
+        store = DirectStore(self.pool, name)
+        return Core(store, CountingEngine(100), batch, frozenset(phases))
+
+    def announced(self) -> list[PrefillJob | DecodeJob]:
+        names, self.store.announcements = (
+            self.store.announcements,
+            type(self.store.announcements)(),
+        )
+        return [r.next_job() for name in names if (r := self.store.parked(name))]
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    pool = Pool("p", PoolMemory(20, block_size=4, max_model_len=0), max_waiting=10)
+    pool.memory.begin_load("loader", LOAD)
+    pool.memory.commit_load("loader")
+    pool.store = Store(LOAD.geometry, 20, max_waiting=10)
+    yield Mesh(pool)
+    pool.store.check()
+
+
+def events(*outcomes: Outcome) -> list[TokenEvent]:
+    return [event for outcome in outcomes for event in outcome.events["g1"]]
+
+
+def tokens(*outcomes: Outcome) -> list[int]:
+    """The output as a gateway puts it together: only the next index counts."""
+    output: list[int] = []
+    for event in events(*outcomes):
+        output.extend(event.token_ids[len(output) - event.index :])
+    return output
+
+
+def until_finished(core: Core, jobs: list[PrefillJob | DecodeJob]) -> list[Outcome]:
+    outcomes, told = [core.round(jobs, [])], list[Sequence]()
+    while len(core.batch):
+        outcomes.append(core.round([], told))
+        told = outcomes[-1].finished
+    core.round([], outcomes[-1].finished)
+    return outcomes
+
+
+def test_prefill_samples_one_token_and_hands_off(mesh: Mesh) -> None:
+    """
+    A prefill worker's part ends with the first token: the rest is announced for decode.
+    """
+    prefill = mesh.worker("p", "prefill")
+
+    outcome = prefill.round([prefill_job(num_tokens=6)], [])
+
+    (event,) = events(outcome)
+    assert (event.index, event.token_ids) == (0, (7,))
+    assert len(prefill.batch) == 0
+    assert isinstance(mesh.announced()[0], DecodeJob)
+
+
+def test_decode_goes_on_to_the_end(mesh: Mesh) -> None:
+    """
+    The adopter generates from the second token to the last, and frees every block.
+    """
+    prefill, decode = mesh.worker("p", "prefill"), mesh.worker("d", "decode")
+    first = prefill.round([prefill_job(num_tokens=6, max_tokens=4)], [])
+
+    rest = until_finished(decode, mesh.announced())
+
+    assert tokens(first, *rest) == [7, 8, 9, 10]
+    assert events(*rest)[-1].finish_reason == "length"
+    assert mesh.store.blocks.num_free == 20
+
+
+def test_a_fused_worker_needs_no_handoff(mesh: Mesh) -> None:
+    """
+    A worker with both phases takes a request from its prompt to its end.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+
+    outcomes = until_finished(fused, [prefill_job(max_tokens=4)])
+
+    assert tokens(*outcomes) == [7, 8, 9, 10]
+    assert mesh.announced() == []
+
+
+def test_a_request_may_end_with_its_first_token(mesh: Mesh) -> None:
+    """
+    A request for one token never reaches decode.
+    """
+    prefill = mesh.worker("p", "prefill")
+
+    outcomes = until_finished(prefill, [prefill_job(max_tokens=1)])
+
+    assert events(*outcomes)[-1].finish_reason == "length"
+    assert mesh.announced() == []
+    assert mesh.store.blocks.num_free == 20
+
+
+def test_another_worker_continues_after_a_death(mesh: Mesh) -> None:
+    """
+    When a decode worker dies, the next one goes on at the next token: same output.
+    """
+    prefill = mesh.worker("p", "prefill")
+    doomed, heir = mesh.worker("d1", "decode"), mesh.worker("d2", "decode")
+    first = prefill.round([prefill_job(max_tokens=8)], [])
+    before = [doomed.round(mesh.announced(), []), doomed.round([], [])]
+
+    mesh.pool.detach("d1")
+    after = until_finished(heir, mesh.announced())
+
+    assert tokens(first, *before, *after) == [7, 8, 9, 10, 11, 12, 13, 14]
+
+
+def test_tokens_that_were_recorded_and_never_told_are_told(mesh: Mesh) -> None:
+    """
+    A worker that died between the store and the gateway leaves no gap in the output.
+    """
+    prefill = mesh.worker("p", "prefill")
+    doomed, heir = mesh.worker("d1", "decode"), mesh.worker("d2", "decode")
+    first = prefill.round([prefill_job(max_tokens=5)], [])
+    doomed.round(mesh.announced(), [])  # its words never reach anybody
+
+    mesh.pool.detach("d1")
+    after = until_finished(heir, mesh.announced())
+
+    assert tokens(first, *after) == [7, 8, 9, 10, 11]
+
+
+def test_an_end_that_was_never_told_is_told_by_the_heir(mesh: Mesh) -> None:
+    """
+    A sequence whose owner recorded its last token and died is ended by the next owner.
+    """
+    doomed = mesh.worker("f1", "prefill", "decode")
+    heir = mesh.worker("f2", "decode")
+    doomed.round([prefill_job(max_tokens=1)], [])
+
+    mesh.pool.detach("f1")
+    after = until_finished(heir, mesh.announced())
+
+    assert tokens(*after) == [7]
+    assert events(*after)[-1].finish_reason == "length"
+    assert mesh.store.blocks.num_free == 20
+
+
+def test_blocks_are_held_until_the_client_knows(mesh: Mesh) -> None:
+    """
+    A finished sequence is released only after its last event was published.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    outcome = fused.round([prefill_job(max_tokens=1)], [])
+    before = mesh.store.blocks.num_referenced
+
+    fused.round([], outcome.finished)
+
+    assert before > 0
+    assert mesh.store.blocks.num_referenced == 0
+
+
+def test_a_cancelled_sequence_leaves_after_one_step(mesh: Mesh) -> None:
+    """
+    One step after a cancel the worker has dropped the sequence, and says no more of it.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    fused.round([prefill_job("r1", max_tokens=9), prefill_job("r2", max_tokens=9)], [])
+
+    mesh.store.cancel(RequestId("r1"))
+    outcome = fused.round([], [])
+
+    assert [s.request_id for s in fused.batch.running] == ["r2"]
+    assert {event.request_id for event in events(outcome)} == {"r2"}
+
+
+def test_a_drained_worker_leaves_everything(mesh: Mesh) -> None:
+    """
+    A worker that stops parks what it computes and what it had only just read.
+    """
+    decode = mesh.worker("d", "decode")
+    fused = mesh.worker("f", "prefill", "decode")
+    first = fused.round([prefill_job("r1", max_tokens=5)], [])
+
+    fused.drain([prefill_job("r2", max_tokens=5)], [])
+
+    jobs = {job.request_id: job for job in mesh.announced()}
+    assert isinstance(jobs[RequestId("r1")], DecodeJob)
+    assert isinstance(jobs[RequestId("r2")], PrefillJob)
+    rest = until_finished(decode, [jobs[RequestId("r1")]])
+    assert tokens(first, *rest) == [7, 8, 9, 10, 11]
+
+
+def test_a_job_past_its_deadline_is_not_computed(mesh: Mesh) -> None:
+    """
+    Nobody waits for an answer after the deadline, so nobody computes it.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    late = prefill_job(deadline=time.time() - 1)
+
+    outcome = fused.round([late], [])
+
+    assert not outcome.events
+    assert mesh.store.blocks.num_free == 20
+
+
+def test_a_dead_gateway_s_sequences_are_given_up(mesh: Mesh) -> None:
+    """
+    When a gateway is gone, so are the clients of its sequences: their blocks are free.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    fused.round([prefill_job("r1", max_tokens=9)], [])
+
+    fused.drop_all_of({"g1"})
+
+    assert len(fused.batch) == 0
+    assert mesh.store.blocks.num_free == 20
+
+
+@pytest.mark.parametrize("budget", [1, 3, 16])
+def test_output_does_not_depend_on_the_budget(mesh: Mesh, budget: int) -> None:
+    """
+    However prompts are cut into chunks, each request gets the same tokens.
+    """
+    fused = mesh.worker("f", "prefill", "decode", budget=budget)
+    jobs = [prefill_job(f"r{n}", num_tokens=n, max_tokens=3) for n in (2, 5, 9)]
+
+    outcomes = until_finished(fused, list(jobs))
+
+    for job in jobs:
+        said = [e for e in events(*outcomes) if e.request_id == job.request_id]
+        length = len(job.token_ids)
+        output = [token for event in said for token in event.token_ids]
+        assert output == [length + 1, length + 2, length + 3]
