@@ -78,7 +78,7 @@ def _load(path: Path, dtype: DType) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise BrokenCheckpoint(f"cannot load the weights of {path}: {error}") from error
     model, report = answer
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):

@@ -19,15 +19,17 @@ from engine.cpu import CpuAttention
 from engine.errors import UnsupportedModel
 from engine.forward import Forward
 from engine.interface import Chunk
+from engine.skeleton import state
 from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
 from protocol.sampling import SamplingParams
 
 # Of the logits' norm. float32 rounding leaves 1e-6 to 1e-5 and bfloat16 one to three
 # hundredths; an attention that is wrong is off by tenths.
-TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 0.1}
 
 # How many tokens of each of the two sequences the successive steps compute.
 _PIECES = ((17, 1), (1, 23), (11, 1), (1, 5), (14, 12))
+_DONE_BEFORE = (np.cumsum(_PIECES, axis=0) - _PIECES).tolist()
 _NO_SAMPLING = SamplingParams(temperature=0.0, max_tokens=1)
 
 
@@ -65,6 +67,7 @@ def prove(
         geometry = _learn(forward, served.config, dtype, block_size)
         sequences = _prompts(facts)
         expected = _whole(loaded, sequences)
+        versions = _versions(served)
         found = _paged(forward, sequences, geometry)
     except UnsupportedModel:
         raise
@@ -73,6 +76,8 @@ def prove(
             f"it fails over packed sequences: {type(error).__name__}: {error}"
         ) from error
     difference = float((found - expected).norm() / expected.norm())
+    if _versions(served) != versions:
+        raise UnsupportedModel("it writes into its own weights while it runs")
     if not difference <= TOLERANCE[dtype]:
         raise UnsupportedModel(
             f"over paged memory its logits differ by {difference:.2g} of their norm"
@@ -82,7 +87,7 @@ def prove(
 
 def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGeometry:
     witness = _Witness()
-    batch = pack([Chunk([0, 0], 0, [0], _NO_SAMPLING, 0)], max(2, block_size))
+    batch = pack([Chunk([0, 0], 0, [0, 1], _NO_SAMPLING, 0)], block_size)
     forward(batch, witness, torch.from_numpy(batch.last_rows))
     expected = config.get_text_config().num_hidden_layers
     if sorted(witness.layers) != list(range(expected)):
@@ -90,18 +95,34 @@ def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGe
             f"{len(witness.layers)} of its {expected} layers use attention that can be "
             "replaced"
         )
-    for layer, kind in enumerate(layer_types(config) or ()):
-        if (kind == "sliding_attention") != (witness.windows[layer] > 0):
-            raise UnsupportedModel(f"layer {layer} hides its window from its attention")
+    _check_windows(config, witness.windows)
     layers = tuple(witness.layers[layer] for layer in range(expected))
     return KVGeometry(layers=layers, dtype=dtype, block_size=block_size)
 
 
+def _check_windows(config: Any, windows: dict[int, int]) -> None:
+    """A window longer than the proof's prompts would otherwise go unnoticed."""
+    kinds = layer_types(config)
+    if kinds is None:
+        slides = getattr(config.get_text_config(), "sliding_window", None)
+        kinds = ["sliding_attention" if slides else "full_attention"] * len(windows)
+    for layer, kind in enumerate(kinds):
+        if (kind == "sliding_attention") != (windows[layer] > 0):
+            raise UnsupportedModel(f"layer {layer} hides its window from its attention")
+
+
 def _prompts(facts: ModelFacts) -> list[list[int]]:
-    """Two random prompts, as long as the pieces, or as the model can read."""
+    """Two random prompts, as long as the pieces."""
+    lengths = np.sum(_PIECES, axis=0).tolist()
+    if facts.max_position < max(lengths):
+        raise UnsupportedModel(f"it reads only {facts.max_position} tokens")
     random = np.random.default_rng(0)
-    lengths = np.minimum(np.sum(_PIECES, axis=0), facts.max_position)
     return [random.integers(0, facts.vocab_size, n).tolist() for n in lengths]
+
+
+def _versions(model: Any) -> dict[str, int]:
+    """How often each weight was written; served weights are mapped read-only."""
+    return {name: tensor._version for name, tensor in state(model).items()}
 
 
 def _whole(loaded: Any, sequences: Sequence[list[int]]) -> Tensor:
@@ -117,12 +138,13 @@ def _paged(
     forward: Forward, sequences: Sequence[list[int]], geometry: KVGeometry
 ) -> Tensor:
     """The same logits from our attention, computed piece by piece."""
-    needed = [geometry.num_blocks(len(sequence)) for sequence in sequences]
-    order = np.random.default_rng(1).permutation(sum(needed)).tolist()
-    tables = [order[: needed[0]], order[needed[0] :]]
+    lengths = [len(sequence) for sequence in sequences]
+    needed = [geometry.num_blocks(length) for length in lengths]
+    scattered = np.random.default_rng(1).permutation(sum(needed)).tolist()
+    tables = [scattered[: needed[0]], scattered[needed[0] :]]
     blocks = KVBlocks.scratch(sum(needed), geometry)
-    done, rows = [0, 0], [[], []]  # type: tuple[list[int], list[list[Tensor]]]
-    for piece in _PIECES:
+    steps, rows = [], []
+    for done, piece in zip(_DONE_BEFORE, _PIECES, strict=True):
         chunks = [
             Chunk(sequence[at : at + count], at, table, _NO_SAMPLING, None)
             for sequence, at, count, table in zip(
@@ -130,10 +152,7 @@ def _paged(
             )
         ]
         batch = pack(chunks, geometry.block_size)
-        everything = torch.arange(len(batch.token_ids))
-        logits = forward(batch, CpuAttention(blocks, batch), everything)
-        lengths = [len(chunk.token_ids) for chunk in chunks]
-        for i, part in enumerate(torch.split(logits.float(), lengths)):
-            rows[i].append(part)
-            done[i] += lengths[i]
-    return torch.cat([*rows[0], *rows[1]])
+        everything = torch.arange(sum(piece))
+        steps.append(forward(batch, CpuAttention(blocks, batch), everything))
+        rows.append(batch.positions + np.repeat([0, lengths[0]], piece))
+    return torch.cat(steps)[np.argsort(np.concatenate(rows))].float()

@@ -14,12 +14,20 @@ from protocol.memory import TensorSpec
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
-    """The model of transformers with our attention, all of it on `meta`."""
+    """The model of transformers with our attention, all of it on `meta`.
+
+    Raises UnsupportedModel when it cannot be built so.
+    """
     register()
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation=IMPLEMENTATION
-        )
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=IMPLEMENTATION
+            )
+    except Exception as error:
+        raise UnsupportedModel(
+            f"it cannot be built with our attention: {type(error).__name__}: {error}"
+        ) from error
     return model.eval().requires_grad_(False)
 
 
