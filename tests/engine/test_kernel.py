@@ -1,0 +1,152 @@
+"""The compiled kernel against plain torch, and against broken values."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention import ScoreRule
+from engine.batch import Batch, pack
+from engine.blocks import KVBlocks
+from engine.cpu import CpuAttention
+from engine.interface import Chunk
+from engine.reference import ReferenceAttention
+from protocol.memory import DType, KVGeometry, LayerGeometry
+from protocol.sampling import SamplingParams
+
+LAYER = 1  # the second of two, so that offsets count
+NUM_BLOCKS = 120
+PARAMS = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+@dataclass
+class Case:
+    """Random K and V of two layers, and one step's query, key and value."""
+
+    geometry: KVGeometry
+    memory: Tensor
+    batch: Batch
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+    def blocks(self, memory: Tensor) -> KVBlocks:
+        buffer = memoryview(memory.flatten().view(torch.uint8).numpy())
+        return KVBlocks.over(buffer, self.geometry)
+
+    def answers(self, rule: ScoreRule) -> tuple[Tensor, Tensor]:
+        """What the kernel and the reference answer, each over memory of its own."""
+        step = (LAYER, self.query, self.key, self.value, rule)
+        kernel = CpuAttention(self.blocks(self.memory), self.batch)
+        expected = ReferenceAttention(self.blocks(self.memory.clone()), self.batch)
+        return kernel.attend(*step).float(), expected.attend(*step).float()
+
+
+def random_case(
+    seed: int, dtype: DType, heads: tuple[int, int], dims: tuple[int, int]
+) -> Case:
+    """heads are (of queries, of keys), dims (of keys, of values)."""
+    random = torch.Generator().manual_seed(seed)
+    block_size = int(torch.randint(3, 20, (), generator=random))
+    layer = LayerGeometry(num_kv_heads=heads[1], k_head_dim=dims[0], v_head_dim=dims[1])
+    geometry = KVGeometry(layers=(layer, layer), dtype=dtype, block_size=block_size)
+    order = torch.randperm(NUM_BLOCKS, generator=random).tolist()
+    chunks = []
+    for _ in range(4):
+        size, done = torch.randint(1, 40, (2,), generator=random).tolist()
+        table = [order.pop() for _ in range(geometry.num_blocks(size + done))]
+        chunks.append(Chunk([0] * size, done, table, PARAMS, 0))
+    batch = pack(chunks, block_size)
+    num_tokens = len(batch.positions)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).to(getattr(torch, dtype))
+
+    return Case(
+        geometry,
+        normal(NUM_BLOCKS, layer.num_elements(block_size) * 2),
+        batch,
+        normal(num_tokens, heads[0], dims[0]),
+        normal(num_tokens, heads[1], dims[0]),
+        normal(num_tokens, heads[1], dims[1]),
+    )
+
+
+RULES = [
+    ScoreRule(scaling=0.2),
+    ScoreRule(scaling=0.2, window=1),
+    ScoreRule(scaling=0.2, window=17),
+    ScoreRule(scaling=0.5, softcap=3.0),
+    ScoreRule(scaling=0.5, window=9, softcap=3.0),
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("heads", "dims"),
+    [((4, 4), (16, 16)), ((8, 2), (24, 24)), ((6, 1), (32, 20)), ((3, 3), (7, 33))],
+)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 1e-2)]
+)
+def test_kernel_agrees_with_reference(
+    dtype: DType,
+    tolerance: float,
+    heads: tuple[int, int],
+    dims: tuple[int, int],
+    rule: ScoreRule,
+) -> None:
+    """Any chunks, tables, heads, dims and rules: the answer is plain torch's."""
+    case = random_case(len(repr(rule)) + dims[1], dtype, heads, dims)
+
+    found, expected = case.answers(rule)
+
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernel_stores_keys_and_values_at_their_slots(dtype: DType) -> None:
+    """Memory after a step is the reference's, bit for bit, other layers untouched."""
+    case = random_case(5, dtype, (4, 2), (16, 8))
+    other = case.memory.clone()
+    step = (LAYER, case.query, case.key, case.value, RULES[0])
+
+    CpuAttention(case.blocks(case.memory), case.batch).attend(*step)
+    ReferenceAttention(case.blocks(other), case.batch).attend(*step)
+
+    assert torch.equal(case.memory, other)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_broken_token_spoils_nothing_before_it(dtype: DType, broken: float) -> None:
+    """NaN and infinity show in the rows that see them, and in no earlier row."""
+    case = random_case(6, dtype, (4, 2), (16, 16))
+    last = int(case.batch.last_rows[0])
+    case.key[last], case.value[last] = broken, broken
+
+    found, _ = case.answers(ScoreRule(scaling=0.2))
+
+    assert not found[last].isfinite().any()
+    assert found[:last].isfinite().all()
+    assert found[last + 1 :].isfinite().all()
+
+
+def test_unwritten_slots_are_never_read() -> None:
+    """What an earlier owner left behind a sequence's end does not reach the answer."""
+    case = random_case(8, "float32", (4, 2), (16, 16))
+    rule = ScoreRule(scaling=0.2)
+    expected, _ = case.answers(rule)
+    used = torch.zeros(NUM_BLOCKS, case.geometry.block_size, dtype=torch.bool)
+    for row in case.batch.last_rows:
+        table, end = int((case.batch.last_rows < row).sum()), case.batch.positions[row]
+        for position in range(int(end) + 1):
+            block, slot = divmod(position, case.geometry.block_size)
+            used[case.batch.block_tables[table, block], slot] = True
+    heads = case.memory.view(NUM_BLOCKS, 2, 2, 2, case.geometry.block_size, 16)
+    heads.permute(0, 4, 1, 2, 3, 5)[~used] = torch.nan
+
+    found, _ = case.answers(rule)
+
+    assert torch.equal(found, expected)
