@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from contextlib import suppress
 
 from aiohttp import web
 from redis.asyncio import Redis
@@ -15,10 +16,10 @@ from gateway.handlers import Handlers
 from gateway.model import Model, load_model
 from gateway.outbox import Outbox
 from gateway.pool import PoolView
-from gateway.replies import Replies, keep_open
+from gateway.replies import Replies, keep_open, opened
 from gateway.server import http_server, listening_socket
 from gateway.settings import Settings
-from mesh.connect import connect
+from mesh.connect import FAILED, connect
 from mesh.health import add_health_routes
 from mesh.registry import BEATS_PER_LEASE, heartbeat
 from mesh.streams import Mailbox
@@ -60,27 +61,37 @@ class Gateway:
         )
 
     async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
-        lease = self._settings.lease_seconds
+        settings = self._settings
         mailbox = Mailbox(
             self._redis, keys.replies(self._worker_id), MAILBOX_LEASE_SECONDS
         )
         async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(
+                self.replies.read(mailbox, stopping), name="replies"
+            )
+            tasks.create_task(self._watch_pool(mailbox, stopping), name="pool")
             tasks.create_task(
                 keep_open(mailbox, MAILBOX_LEASE_SECONDS / BEATS_PER_LEASE, stopping),
                 name="mailbox",
             )
-            tasks.create_task(self.replies.read(mailbox, stopping), name="replies")
             tasks.create_task(self.outbox.deliver(), name="outbox")
             tasks.create_task(
-                self.view.watch(self._redis, lease / BEATS_PER_LEASE, stopping),
-                name="pool",
-            )
-            tasks.create_task(
-                heartbeat(self._redis, self._snapshot, lease, stopping),
+                heartbeat(
+                    self._redis, self._snapshot, settings.lease_seconds, stopping
+                ),
                 name="heartbeat",
             )
             await self._answer(listener, stopping)
             self.outbox.close()
+            reading.cancel()
+        with suppress(*FAILED):
+            await mailbox.close()
+
+    async def _watch_pool(self, mailbox: Mailbox, stopping: asyncio.Event) -> None:
+        # No request is taken before the pool is known, hence none without a mailbox.
+        await opened(mailbox, stopping)
+        seconds = self._settings.lease_seconds / BEATS_PER_LEASE
+        await self.view.watch(self._redis, seconds, stopping)
 
     async def _answer(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         async with http_server(self._application(), self._settings, listener):

@@ -126,13 +126,14 @@ class Replies:
             inbox.fail(error)
 
     async def read(self, mailbox: Mailbox, stopping: asyncio.Event) -> None:
-        """Empty the mailbox again and again; survives the loss of Redis."""
-        while not stopping.is_set():
+        """Empty the mailbox until cancelled; survives the loss of Redis."""
+        while True:
             try:
                 entries = await mailbox.read(MAX_ENTRIES)
             except FAILED as error:
                 logger.warning("replies.lost", error=type(error).__name__)
                 await pause(RETRY_SECONDS, stopping)
+                await opened(mailbox, stopping)
                 continue
             for entry in entries:
                 self._open_entry(entry)
@@ -147,12 +148,25 @@ class Replies:
             logger.warning("replies.malformed", entry=entry.id, reason=str(error))
 
 
+async def opened(mailbox: Mailbox, stopping: asyncio.Event) -> None:
+    """Make the mailbox exist, as soon as Redis is there."""
+    async for _ in every(RETRY_SECONDS, stopping):
+        if await _is_renewed(mailbox):
+            return
+
+
 async def keep_open(
     mailbox: Mailbox, renewal_seconds: float, stopping: asyncio.Event
 ) -> None:
     """Renew the mailbox, so that workers see that somebody still reads it."""
     async for _ in every(renewal_seconds, stopping):
-        try:
-            await mailbox.renew()
-        except FAILED as error:
-            logger.warning("mailbox.not_renewed", error=type(error).__name__)
+        await _is_renewed(mailbox)
+
+
+async def _is_renewed(mailbox: Mailbox) -> bool:
+    try:
+        await mailbox.renew()
+    except FAILED as error:
+        logger.warning("mailbox.not_renewed", error=type(error).__name__)
+        return False
+    return True
