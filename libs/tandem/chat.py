@@ -124,7 +124,7 @@ def _questions(console: Console) -> Iterator[str]:
         return
     while True:
         try:
-            yield console.input("[bold cyan]>[/] ").strip()
+            yield input("> ").strip()  # not rich's: readline must know the prompt
         except KeyboardInterrupt:
             console.print()
         except EOFError:
@@ -136,9 +136,7 @@ def _answer(console: Console, conversation: Conversation, question: str) -> None
     try:
         with closing(conversation.ask(question)) as pieces:
             for piece in pieces:
-                text = piece.translate(UNPRINTABLE)
-                console.print(text, end="", markup=False, soft_wrap=True)
-                sys.stdout.flush()
+                print(piece.translate(UNPRINTABLE), end="", flush=True)
     except KeyboardInterrupt:
         console.print(" [dim](stopped)[/]", end="")
     except AnswerFailed as error:

@@ -1,0 +1,110 @@
+"""Which processes make a mesh, and what each is told."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mesh.settings import load
+from tandem.plan import Options, Store, Workers, services
+
+OPTIONS = Options(
+    model=Path("/models/one"),
+    served_model_name="one",
+    host="127.0.0.1",
+    port=8000,
+    store=Store(kv_blocks=7, block_size=16, max_model_len=0),
+    workers=Workers(2, 3, "float32", "counting", max_num_seqs=4, threads=0),
+    pool="default",
+    run_dir=Path("run"),
+    redis_url="",
+    log_level="info",
+    log_format="json",
+)
+
+
+def plan(options: Options) -> dict[str, dict[str, str]]:
+    """The environment of each process, by its name."""
+    commands = services(options, "unix:///r.sock", Path("/run"), listen_fd=9)
+    return {command.name: dict(command.env) for command in commands}
+
+
+def test_there_is_a_process_for_each_part() -> None:
+    """
+    One store, one gateway, and as many workers of each kind as were asked for.
+    """
+    names = list(plan(OPTIONS))
+
+    assert names == [
+        *("kvstore-0", "prefill-0", "prefill-1"),
+        *("decode-0", "decode-1", "decode-2", "gateway-0"),
+    ]
+
+
+def test_every_service_knows_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    No process is told a setting that it would refuse.
+    """
+    from gateway.settings import Settings as GatewaySettings
+    from kvstore.settings import Settings as StoreSettings
+    from worker.settings import WorkerSettings
+
+    kinds = {
+        "kvstore-0": StoreSettings,
+        "prefill-0": WorkerSettings,
+        "decode-0": WorkerSettings,
+        "gateway-0": GatewaySettings,
+    }
+    environments = plan(OPTIONS)
+
+    for name, kind in kinds.items():
+        monkeypatch.setattr(os, "environ", environments[name])
+        assert load(kind).redis_url == "unix:///r.sock"
+
+
+def test_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What the person's environment says to services does not reach them by accident.
+    """
+    monkeypatch.setenv("TANDEM_LEASE_SECONDS", "99")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+
+    environment = plan(OPTIONS)["kvstore-0"]
+
+    assert "TANDEM_LEASE_SECONDS" not in environment
+    assert environment["LANG"] == "C.UTF-8"
+
+
+def test_workers_divide_the_cores() -> None:
+    """
+    Without a number each worker gets its part of the cores, at least one thread.
+    """
+    cores = len(os.sched_getaffinity(0))
+
+    environment = plan(OPTIONS)["decode-0"]
+
+    assert environment["TANDEM_THREADS"] == str(max(1, cores // 5))
+    assert environment["OMP_NUM_THREADS"] == environment["TANDEM_THREADS"]
+
+
+def test_a_number_of_threads_is_taken_as_it_is() -> None:
+    """
+    Who asks for threads gets them, whatever the machine has.
+    """
+    workers = replace(OPTIONS.workers, threads=3)
+
+    environment = plan(replace(OPTIONS, workers=workers))["prefill-1"]
+
+    assert environment["TANDEM_THREADS"] == "3"
+
+
+def test_services_are_found_wherever_the_command_is_typed() -> None:
+    """
+    A folder called like a service in the current directory is not the service.
+    """
+    (*_, gateway) = services(OPTIONS, "unix:///r.sock", Path("/run"), listen_fd=9)
+
+    assert gateway.argv == (sys.executable, "-P", "-m", "gateway")
+    assert gateway.pass_fds == (9,)
