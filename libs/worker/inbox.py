@@ -127,6 +127,7 @@ async def _open(redis: Redis, consumer: Consumer, entry: Entry) -> Arrival | Non
     except MalformedMessage as error:
         await _bury(redis, consumer, entry, str(error))
         return None
+    logger.debug("job.taken", request_id=job.request_id, type=job.type)
     return Arrival(job, entry, consumer)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import structlog
 from redis.asyncio import Redis
@@ -38,5 +39,12 @@ async def publish(
             logger.warning("publish.delayed", error=type(error).__name__)
             await pause(RETRY_SECONDS, stopping)
         else:
+            _log_first_tokens(events)
             return {gateway for gateway in events if keys.replies(gateway) in gone}
     return set()
+
+
+def _log_first_tokens(events: Mapping[str, Sequence[TokenEvent]]) -> None:
+    for event in chain.from_iterable(events.values()):
+        if event.index == 0:
+            logger.debug("tokens.published", request_id=event.request_id)

@@ -41,13 +41,13 @@ class Announcer:
             await self._awake.wait()
             self._awake.clear()
             try:
-                await self._announce_all()
+                await self.announce_all()
             except LOST as error:
                 logger.warning("announce.delayed", error=type(error).__name__)
                 await pause(RETRY_SECONDS, stopping)
                 self.wake()
 
-    async def _announce_all(self) -> None:
+    async def announce_all(self) -> None:
         """Send everything that is due; what could not be sent stays queued."""
         store = self._pool.store
         if store is None:

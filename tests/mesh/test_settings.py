@@ -48,7 +48,7 @@ def test_a_malformed_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setenv("TANDEM_NUM_THINGS", "many")
 
-    with pytest.raises(ConfigurationError, match="TANDEM_NUM_THINGS: .*integer"):
+    with pytest.raises(ConfigurationError, match=r"TANDEM_NUM_THINGS: .*integer"):
         load(Settings)
 
 

@@ -1,7 +1,6 @@
 """Redis streams as the mesh uses them, on a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -11,12 +10,12 @@ from mesh.streams import Consumer, Letter, Mailbox, Tail, backlog, post, send, s
 
 
 @pytest.fixture
-async def consumers(redis: Redis) -> AsyncIterator[tuple[Consumer, Consumer]]:
+async def consumers(redis: Redis) -> tuple[Consumer, Consumer]:
     """Two members of one group."""
     one, two = (Consumer(redis, "jobs", "group", name) for name in ("one", "two"))
     await one.join()
     await two.join()
-    yield one, two
+    return one, two
 
 
 async def test_an_entry_goes_to_one_consumer(

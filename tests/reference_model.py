@@ -1,0 +1,28 @@
+"""What transformers itself says: the truth that served output is compared with."""
+
+from pathlib import Path
+
+
+class ReferenceModel:
+    """A model computed by `transformers`' own `generate`, in fp32."""
+
+    def __init__(self, path: Path) -> None:
+        # Seconds that only the tests pay which compare with it.
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._torch = torch
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+    def greedy(self, prompt: list[int], max_tokens: int) -> list[int]:
+        torch = self._torch
+        with torch.inference_mode():
+            output = self._model.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return [int(token) for token in output[0, len(prompt) :]]

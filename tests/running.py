@@ -1,0 +1,78 @@
+"""A whole mesh as its users run it: `tandem up`, real processes, HTTP from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+READY_SECONDS = 120
+STOP_SECONDS = 10
+
+STORIES = Path(__file__).parent.parent / "models" / "stories260K"
+
+
+class RunningMesh:
+    """One mesh and what can be seen of it from outside."""
+
+    def __init__(self, url: str, run_dir: Path, up: subprocess.Popen[str]) -> None:
+        self.url = url
+        self.run_dir = run_dir
+        self.up = up
+
+    def status(self) -> dict[str, Any]:
+        command = [sys.executable, "-m", "tandem", "status", "--json"]
+        command += ["--run-dir", str(self.run_dir)]
+        return dict(json.loads(subprocess.check_output(command, timeout=30)))
+
+    def pids(self, service: str) -> list[int]:
+        """The living processes of a service."""
+        return [
+            process["pid"]
+            for process in self.status()["processes"]
+            if process["service"] == service and process["ready"]
+        ]
+
+    def kill(self, service: str) -> int:
+        """`kill -9` one process of the service; returns its pid."""
+        pid = self.pids(service)[0]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def blocks(self) -> dict[str, int]:
+        return dict(self.status()["pools"][0]["blocks"])
+
+    def is_idle(self) -> bool:
+        """Every block is free or cached: nothing was leaked."""
+        blocks = self.blocks()
+        return blocks["free"] + blocks["cached"] == blocks["total"]
+
+
+@contextmanager
+def running_mesh(model: Path, *options: str) -> Iterator[RunningMesh]:
+    """A mesh for as long as the block lasts; its logs are shown if it does not start."""
+    with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
+        command = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
+        command += ["--port", "0", "--run-dir", folder, *options]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")},
+        ) as up:
+            assert up.stdout
+            line = up.stdout.readline()
+            if not line.startswith("ready "):
+                _, stderr = up.communicate(timeout=STOP_SECONDS)
+                raise AssertionError(f"the mesh did not start: {stderr[-2000:]}")
+            try:
+                yield RunningMesh(line.split()[1], Path(folder), up)
+            finally:
+                up.send_signal(signal.SIGTERM)
+                up.communicate(timeout=STOP_SECONDS)
