@@ -148,8 +148,9 @@ def _attend_tile(
             if rule.window > 0:
                 first = max(0, position + row // group + 1 - rule.window - start)
             if first < last:
-                _score(queries[row], keys[first:last], rule.softcap, scores)
-                _absorb(scores, values[first:last], running, row)
+                seen = scores[first:last]
+                _score(queries[row], keys[first:last], rule.softcap, seen)
+                _absorb(seen, values[first:last], running, row)
     _finish(running, output)
 
 
@@ -175,36 +176,62 @@ def _load(block: Array, offset: int, rows: Array) -> None:
 
 @_compiled()
 def _score(query: Array, keys: Array, softcap: float, scores: Array) -> None:
-    for j in range(keys.shape[0]):
+    for j in range(scores.shape[0]):
         score = np.float32(0.0)
         for d in range(query.shape[0]):
             score += query[d] * keys[j, d]
-        if softcap > 0.0:
-            score = np.float32(softcap) * np.tanh(score / np.float32(softcap))
         scores[j] = score
+    if softcap > 0.0:
+        for j in range(scores.shape[0]):
+            scores[j] = softcap * np.tanh(scores[j] / softcap)
 
 
 @_compiled()
 def _absorb(scores: Array, values: Array, running: Running, row: int) -> None:
     """Take the scores of one more block of keys into a query row's softmax."""
-    num_keys = values.shape[0]
-    answer = running.answer[row]
-    greatest = running.greatest[row]
-    for j in range(num_keys):
-        greatest = max(greatest, scores[j])
-    if greatest == -np.inf:
+    answer, before, peak = running.answer[row], running.greatest[row], scores.max()
+    if before == -np.inf and peak == -np.inf:
         return  # every key so far has weight zero, and exp(-inf + inf) is no weight
-    shrink = np.exp(running.greatest[row] - greatest)
-    total = running.total[row] * shrink
-    for d in range(answer.shape[0]):
-        answer[d] *= shrink
-    for j in range(num_keys):
-        weight = np.exp(scores[j] - greatest)
-        total += weight
-        for d in range(answer.shape[0]):
-            answer[d] += weight * values[j, d]
+    greatest = max(before, peak)
     running.greatest[row] = greatest
-    running.total[row] = total
+    _exponentials(scores, greatest)
+    if before != greatest:
+        shrink = np.exp(before - greatest)
+        running.total[row] *= shrink
+        answer *= shrink
+    running.total[row] += scores.sum()
+    _add_weighted(scores, values, answer)
+
+
+@_compiled()
+def _add_weighted(weights: Array, values: Array, answer: Array) -> None:
+    """answer += weights @ values, four keys for each time the answer is touched."""
+    for j in range(weights.shape[0]):
+        for d in range(answer.shape[0]):
+            answer[d] += weights[j] * values[j, d]
+
+
+@_compiled()
+def _exponentials(scores: Array, greatest: float) -> None:
+    """exp(score - greatest) in place, by arithmetic that vectorises; libm's does not.
+
+    2^y = 2^n 2^f with n the nearest whole number: 2^n is an exponent's bits, 2^f its
+    Taylor polynomial, off by 1.2e-7. NaN stays NaN; below 2^-126 a weight is zero.
+    """
+    for j in range(scores.shape[0]):
+        y = (scores[j] - greatest) * np.float32(1.4426950408889634)
+        n = np.floor(y + np.float32(0.5))
+        f = y - n
+        power = np.float32(1.5403530e-4)
+        power = power * f + np.float32(1.3333558e-3)
+        power = power * f + np.float32(9.6181291e-3)
+        power = power * f + np.float32(5.5504109e-2)
+        power = power * f + np.float32(2.4022651e-1)
+        power = power * f + np.float32(6.9314718e-1)
+        power = power * f + np.float32(1.0)
+        bits = (np.int32(n) + np.int32(127)) << np.int32(23)
+        weight = power * np.int32(bits).view(np.float32)
+        scores[j] = np.float32(0.0) if y < np.float32(-126.0) else weight
 
 
 @_compiled()

@@ -18,7 +18,6 @@ Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]
 
 _LEVELS = 64  # counter values reserved for one draw; a vocabulary's tree needs < 32
-_FIRST_CANDIDATES = 1024  # top_p is nearly always decided among so many
 
 
 def sample(
@@ -91,45 +90,42 @@ def _draw_rows(
     for row, p in zip(weights, params, strict=True):
         _restrict(row, p)
     seeds = np.array([p.seed for p in params], np.uint64)
-    return _descend(weights.cumsum(dim=-1).numpy(), seeds, np.array(indices, np.uint64))
+    return _descend(weights, seeds, np.array(indices, np.uint64))
 
 
-def _weights(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """exp((logit - greatest) / temperature): probabilities up to a factor, float64."""
-    logits = logits.double()
+def _weights(logits: Tensor, temperatures: Sequence[float]) -> Floats:
+    """exp((logit - greatest) / temperature): probabilities up to a factor."""
+    weights: Floats = logits.double().numpy()
     # Subtracted before the division, which then cannot overflow at any temperature.
-    logits = logits - logits.amax(dim=-1, keepdim=True)
-    return torch.exp(logits / torch.tensor(temperatures, dtype=torch.float64)[:, None])
+    weights -= weights.max(axis=1, keepdims=True)
+    weights /= np.array(temperatures)[:, np.newaxis]
+    return np.exp(weights, out=weights)
 
 
-def _restrict(weights: Tensor, params: SamplingParams) -> None:
+def _restrict(weights: Floats, params: SamplingParams) -> None:
     """Zero, in place, what min_p, top_k and top_p rule out of one row [vocab_size].
 
     The greatest weight is 1, so min_p compares with the weights themselves. Tokens as
     likely as the last one kept are kept too: which of them is drawn is chance's matter,
     not the sort's.
     """
-    vocab_size = weights.shape[0]
     if params.min_p > 0.0:
         weights[weights < params.min_p] = 0.0
-    if 0 < params.top_k < vocab_size:
-        weights[weights < weights.topk(params.top_k).values[-1]] = 0.0
+    if 0 < params.top_k < len(weights):
+        place = len(weights) - params.top_k
+        weights[weights < np.partition(weights, place)[place]] = 0.0
     if params.top_p < 1.0:
         weights[weights < _nucleus_floor(weights, params.top_p)] = 0.0
 
 
-def _nucleus_floor(weights: Tensor, top_p: float) -> Tensor:
+def _nucleus_floor(weights: Floats, top_p: float) -> float:
     """The smallest weight in the smallest set that holds `top_p` of the whole."""
-    enough = top_p * weights.sum()
-    count = min(_FIRST_CANDIDATES, weights.shape[0])
-    greatest = weights.topk(count).values
-    if greatest.sum() < enough:
-        greatest = weights.sort(descending=True).values
-    reached = torch.searchsorted(greatest.cumsum(0), enough)
-    return greatest[min(int(reached), len(greatest) - 1)]
+    descending = np.sort(weights)[::-1]
+    held = descending.cumsum()
+    return float(descending[np.searchsorted(held, top_p * held[-1])])
 
 
-def _descend(cumulative: Floats, seeds: Words, indices: Words) -> list[int]:
+def _descend(weights: Floats, seeds: Words, indices: Words) -> list[int]:
     """Draw by the inverse of the cumulative weights, [num_rows, vocab_size].
 
     Halves the vocabulary until one token is left, with a number of its own at every
@@ -137,13 +133,14 @@ def _descend(cumulative: Floats, seeds: Words, indices: Words) -> list[int]:
     batches far more often: rounding moves thousands of bounds, and this meets only
     log2(vocab_size) of them.
     """
-    num_rows, vocab_size = cumulative.shape
+    num_rows, vocab_size = weights.shape
+    cumulative = np.zeros((num_rows, vocab_size + 1))
+    weights.cumsum(axis=1, out=cumulative[:, 1:])
     rows = np.arange(num_rows)
-    padded = np.concatenate((np.zeros((num_rows, 1)), cumulative), axis=1)
     low, high = np.zeros(num_rows, np.int64), np.full(num_rows, vocab_size)
     for level in range(vocab_size.bit_length()):
         middle = (low + high) // 2
-        below, split, above = (padded[rows, at] for at in (low, middle, high))
+        below, split, above = (cumulative[rows, at] for at in (low, middle, high))
         is_left = uniform(seeds, indices, level) * (above - below) < split - below
         # A span of one token has middle == low: nothing lies left of it.
         low, high = np.where(is_left, low, middle), np.where(is_left, middle, high)

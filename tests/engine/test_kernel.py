@@ -133,6 +133,20 @@ def test_broken_token_spoils_nothing_before_it(dtype: DType, broken: float) -> N
     assert found[last + 1 :].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_broken_token_shows_in_every_row_after_it(dtype: DType) -> None:
+    """A NaN key is not forgotten when later blocks of keys are sound."""
+    case = random_case(6, dtype, (4, 2), (16, 16))
+    start, end = 0, int(case.batch.last_rows[0]) + 1
+    case.key[start] = torch.nan
+
+    found, _ = case.answers(ScoreRule(scaling=0.2))
+
+    assert end > case.geometry.block_size
+    assert found[start:end].isnan().all()
+    assert found[end:].isfinite().all()
+
+
 def test_unwritten_slots_are_never_read() -> None:
     """What an earlier owner left behind a sequence's end does not reach the answer."""
     case = random_case(8, "float32", (4, 2), (16, 16))
