@@ -108,8 +108,9 @@ def test_fingerprint_tells_models_and_dtypes_apart(
 def test_fingerprint_needs_no_torch() -> None:
     """A worker may compare fingerprints before it spends seconds on importing torch."""
     code = "import sys, engine.fingerprint; sys.exit('torch' in sys.modules)"
+    libs = Path(__file__).parents[2] / "libs"
 
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": "libs"})
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(libs)})
 
     assert done.returncode == 0
 
