@@ -43,8 +43,6 @@ async def _in_shape(request: web.Request, handler: Handler) -> web.StreamRespons
         return _response(error)
     except web.HTTPError as error:
         return _translated(error)
-    except ConnectionError:
-        raise  # the client is gone
     except Exception:
         logger.exception("request.crashed", http_request_id=request[REQUEST_ID])
         if request.get(IS_STREAMING):

@@ -57,6 +57,8 @@ class Pool:
             generation = Generation(order, inbox, output, arrived)
             try:
                 async with self._deadline(arrived):
+                    request_id = order.request_id
+                    logger.debug("request.submitted", request_id=request_id)
                     await self.outbox.submit(self._job(order, arrived))
                     yield generation
             except ApiError as error:
@@ -114,6 +116,7 @@ class Generation:
             arrival = await self._inbox.take()
             if self._first_token_seconds is None:
                 self._first_token_seconds = self._arrived.seconds_ago
+                logger.debug("tokens.received", request_id=self.order.request_id)
             if arrival.finish_reason == "abort":
                 raise RequestFailed("The pool gave up on the request.")
             delta = self._output.push(arrival.token_ids, arrival.finish_reason)

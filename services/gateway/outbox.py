@@ -58,7 +58,8 @@ class Outbox:
         sent = asyncio.get_running_loop().create_future()
         self._put(Waiting(Letter(keys.prefill(self._pool), fields), sent))
         try:
-            await asyncio.wait_for(sent, SUBMIT_SECONDS)
+            async with asyncio.timeout(SUBMIT_SECONDS):
+                await sent
         except TimeoutError:
             raise Unavailable("The message queue does not answer.") from None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -63,8 +64,15 @@ def _usage(generation: Generation) -> Usage:
 
 
 async def _stream(request: web.Request, pool: Pool, work: Work) -> web.StreamResponse:
-    """Until the first event an error is still an ordinary answer, then an event."""
     stream = EventStream(request)
+    with suppress(ConnectionError):  # the client is gone, and its request cancelled
+        await _send_choices(stream, pool, work)
+        await stream.response.write_eof()
+    return stream.response
+
+
+async def _send_choices(stream: "EventStream", pool: Pool, work: Work) -> None:
+    """Until the first event an error is still an ordinary answer, then an event."""
 
     async def choice(index: int, order: Order) -> Usage:
         async with pool.generate(order, work.arrived) as generation:
@@ -78,8 +86,6 @@ async def _stream(request: web.Request, pool: Pool, work: Work) -> web.StreamRes
         if not stream.is_open:
             raise
         await stream.send(error_event(error))
-    await stream.response.write_eof()
-    return stream.response
 
 
 async def _send_choice(

@@ -1,0 +1,148 @@
+"""A pool without workers: it answers jobs from a script, and remembers what it got."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from redis.asyncio import Redis
+
+from mesh.streams import Consumer, Tail, post
+from protocol import keys
+from protocol.messages import (
+    Failed,
+    FinishReason,
+    PoolStatus,
+    PrefillJob,
+    RequestId,
+    TokenEvent,
+    TokenEvents,
+    WorkerStatus,
+    decode_cancel,
+    decode_job,
+)
+from protocol.wire import encode
+
+POOL = "default"
+VOCAB_SIZE = 512
+MAX_MODEL_LEN = 128
+
+Script = Callable[[PrefillJob], Iterable[TokenEvents | Failed]]
+
+
+def tokens(
+    job: PrefillJob,
+    *token_ids: int,
+    index: int = 0,
+    finish: FinishReason | None = None,
+    num_cached_tokens: int = 0,
+) -> TokenEvents:
+    """What a worker says when it has these tokens, from number `index` on."""
+    event = TokenEvent(
+        request_id=job.request_id,
+        generation=job.generation,
+        index=index,
+        token_ids=token_ids,
+        finish_reason=finish,
+        num_cached_tokens=num_cached_tokens,
+    )
+    return TokenEvents(events=(event,))
+
+
+def counting(job: PrefillJob) -> Iterable[TokenEvents]:
+    """Each token is its predecessor plus one, as many as were asked for."""
+    last, count = job.token_ids[-1], job.sampling.max_tokens
+    for index in range(count):
+        token_id = (last + 1 + index) % VOCAB_SIZE
+        finish: FinishReason | None = "length" if index + 1 == count else None
+        yield tokens(job, token_id, index=index, finish=finish)
+
+
+def saying(*token_ids: int, finish: FinishReason | None = "stop") -> Script:
+    """A script that says these tokens one by one; the last one ends the answer."""
+
+    def script(job: PrefillJob) -> Iterable[TokenEvents]:
+        for index, token_id in enumerate(token_ids):
+            is_last = index + 1 == len(token_ids)
+            yield tokens(job, token_id, index=index, finish=finish if is_last else None)
+
+    return script
+
+
+def silent(_: PrefillJob) -> Iterable[TokenEvents]:
+    """A pool that never answers."""
+    return ()
+
+
+class FakePool:
+    """Reads the streams that a pool reads."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._consumer = Consumer(redis, keys.prefill(POOL), "prefill", "fake")
+        self._control = Tail(redis, keys.control(POOL), after=b"0")
+        self.stopping = asyncio.Event()
+        self.script: Script = counting
+        self.jobs: list[PrefillJob] = []
+        self.cancelled: list[RequestId] = []
+
+    @property
+    def job(self) -> PrefillJob:
+        """The only job there was."""
+        assert len(self.jobs) == 1, f"there were {len(self.jobs)} jobs"
+        return self.jobs[0]
+
+    async def announce(self) -> None:
+        """Say that the pool is there and ready."""
+        status = PoolStatus(
+            pool=POOL,
+            model="stories260K",
+            block_size=16,
+            max_model_len=MAX_MODEL_LEN,
+            vocab_size=VOCAB_SIZE,
+            num_waiting=0,
+            num_parked=0,
+            total=100,
+            free=100,
+            cached=0,
+            referenced=0,
+            quarantined=0,
+        )
+        await self._redis.set(keys.pool(POOL), encode(status))
+        for service in ("prefill", "decode"):
+            worker = WorkerStatus(
+                service=service,
+                worker_id=service,
+                pool=POOL,
+                pid=1,
+                host="here",
+                ready=True,
+            )
+            await self._redis.set(keys.worker(service), encode(worker))
+
+    async def run(self) -> None:
+        """Answer jobs and note cancels, until told to stop."""
+        await self._consumer.join()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._answer_jobs(), name="jobs")
+            tasks.create_task(self._note_cancels(), name="cancels")
+
+    async def say(self, reply: TokenEvents | Failed, job: PrefillJob) -> None:
+        """Post one reply to the gateway that waits for the job."""
+        await self.say_to(keys.replies(job.reply_to), reply)
+
+    async def say_to(self, mailbox: str, reply: TokenEvents | Failed) -> None:
+        await post(self._redis, {mailbox: {"body": encode(reply)}})
+
+    async def _answer_jobs(self) -> None:
+        while not self.stopping.is_set():
+            for entry in await self._consumer.take(16, block_seconds=1):
+                job = decode_job(entry.fields[b"body"])
+                assert isinstance(job, PrefillJob), "the gateway sends no other jobs"
+                self.jobs.append(job)
+                for reply in self.script(job):
+                    await self.say(reply, job)
+
+    async def _note_cancels(self) -> None:
+        while not self.stopping.is_set():
+            for entry in await self._control.read(16):
+                cancel = decode_cancel(entry.fields[b"body"])
+                self.cancelled.append(cancel.request_id)
