@@ -81,7 +81,7 @@ def _as_json(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str,
 
 def _process_table(everyone: list[WorkerStatus]) -> Table:
     table = Table(title="processes", title_justify="left")
-    for column in ("pool", "service", "worker", "pid"):
+    for column in ("pool", "service", "worker", "host", "pid"):
         table.add_column(column)
     for column in ("running", "waiting", "ready"):
         table.add_column(column, justify="right")
@@ -90,6 +90,7 @@ def _process_table(everyone: list[WorkerStatus]) -> Table:
             process.pool,
             process.service,
             process.worker_id,
+            process.host,
             str(process.pid),
             str(process.running),
             str(process.waiting),
