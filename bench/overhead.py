@@ -38,8 +38,8 @@ from rich.table import Table
 
 NUM_WARM_UP = 20
 NUM_PROMPT_TOKENS = 64
-TIMELINE = ("request.submitted", "job.taken", "tokens.published", "tokens.received")
-PARTS = ("gateway to stream", "stream to worker", "store and step", "reply to gateway")
+TIMELINE = ("request.submitted", "job.taken", "tokens.posting", "tokens.received")
+PARTS = ("stream to worker", "store and step", "reply to gateway")
 READY = re.compile(r"ready http://(?P<host>[^:]+):(?P<port>\d+)")
 
 

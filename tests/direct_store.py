@@ -17,6 +17,9 @@ class DirectStore(StoreClient):
     def close(self) -> None:
         self._pool.detach(self._peer)
 
+    def check(self) -> None:
+        """There is no connection that could be lost."""
+
     def _call(self, operation: Operation) -> Answer:
         answer = decode_answer(encode(self._pool.answer(self._peer, operation)))
         if isinstance(answer, RefusedReply):

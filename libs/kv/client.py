@@ -4,6 +4,7 @@ The connection is the worker's life as far as the store knows: when it closes, t
 parks everything that the worker holds and announces it to the others.
 """
 
+import select
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -120,6 +121,13 @@ class StoreClient:
 
     def stats(self) -> PoolStatus:
         return self._expect(Stats(), PoolStatus)
+
+    def check(self) -> None:
+        """StoreLost if the store hung up meanwhile; asks it nothing."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        if poll.poll(0):
+            raise StoreLost("the store closed the connection")
 
     def _taken(self, operation: Operation) -> Record | Queued | Gone:
         answer = self._call(operation)

@@ -23,7 +23,7 @@ from worker.core import Core, Phase
 from worker.inbox import Inbox, fill
 from worker.rounds import Rounds
 from worker.settings import WorkerSettings
-from worker.startup import Stopped, attach, build_engine
+from worker.startup import Stopped, attach, build_engine, preload
 
 # The engine's thread must not keep the loop waiting for the interpreter: the default of
 # 5 ms is longer than a step of a small model.
@@ -74,6 +74,7 @@ class Worker:
         """Hold the pool's memory and compute on it."""
         settings = self._settings
         thread = stack.enter_context(ThreadPoolExecutor(1, "engine"))
+        thread.submit(preload, settings)
         store, attachment = await attach(settings, self._worker_id, stack, stopping)
         engine = await asyncio.get_running_loop().run_in_executor(
             thread, build_engine, settings, attachment

@@ -60,6 +60,8 @@ class Core:
             self._take(job, outcome)
         if scheduled := self.batch.schedule():
             self._step(scheduled, outcome)
+        else:
+            self._store.check()  # an idle worker says nothing, and would not notice
         return outcome
 
     def drain(

@@ -30,6 +30,7 @@ async def publish(
         keys.replies(gateway): {"body": encode(TokenEvents(events=tuple(said)))}
         for gateway, said in events.items()
     }
+    _log_first_tokens(events)
     while letters:
         try:
             gone = await post(redis, letters)
@@ -39,7 +40,6 @@ async def publish(
             logger.warning("publish.delayed", error=type(error).__name__)
             await pause(RETRY_SECONDS, stopping)
         else:
-            _log_first_tokens(events)
             return {gateway for gateway in events if keys.replies(gateway) in gone}
     return set()
 
@@ -47,4 +47,4 @@ async def publish(
 def _log_first_tokens(events: Mapping[str, Sequence[TokenEvent]]) -> None:
     for event in chain.from_iterable(events.values()):
         if event.index == 0:
-            logger.debug("tokens.published", request_id=event.request_id)
+            logger.debug("tokens.posting", request_id=event.request_id)

@@ -1,6 +1,7 @@
 """From nothing to an engine on shared memory: attach, load if asked to, build."""
 
 import asyncio
+import importlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,6 +96,12 @@ async def _end(
 ) -> None:
     await pause(seconds, stopping)
     loader.kill()
+
+
+def preload(settings: WorkerSettings) -> None:
+    """Import what the engine needs, while the weights are still on their way."""
+    if settings.engine != COUNTING:
+        importlib.import_module("engine.transformer")
 
 
 def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:

@@ -41,7 +41,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(announcer.run(stopping), name="announcer")
-            tasks.create_task(
+            cancels = tasks.create_task(
                 take_cancels(redis, pool, announcer, stopping), name="cancels"
             )
             tasks.create_task(
@@ -55,6 +55,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             )
             await stopping.wait()
             announcer.wake()
+            cancels.cancel()  # it may be in the middle of a blocking read
 
 
 async def take_cancels(

@@ -270,6 +270,21 @@ async def test_a_silent_store_is_given_up(tmp_path: Path) -> None:
         client.close()
 
 
+async def test_an_idle_worker_notices_that_the_store_is_gone(tmp_path: Path) -> None:
+    """
+    A worker that has nothing to ask can still find out that nobody would answer.
+    """
+    pool = Pool("p", PoolMemory(1, block_size=4, max_model_len=0), max_waiting=1)
+    async with serve_pool(tmp_path / "s", pool, lambda: None):
+        client = await connected(tmp_path)
+        client.check()
+
+    with pytest.raises(StoreLost, match="closed the connection"):
+        client.check()
+
+    client.close()
+
+
 async def test_the_socket_is_for_its_own_user_and_group(
     pool: Pool, tmp_path: Path
 ) -> None:
