@@ -75,13 +75,16 @@ def load_tokenizer(model: str, chat_template: str) -> Tokenizer | None:
 
     try:
         loaded = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"TANDEM_MODEL: {_first_line(error)}") from None
+    except Exception as error:  # of a broken file it raises whatever it stumbles over
+        raise ConfigurationError(
+            f"TANDEM_MODEL: no tokenizer could be read: {_first_line(error)}"
+        ) from error
     return _wrapped(loaded, _template(loaded, chat_template))
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"
 
 
 def _template(loaded: Any, path: str) -> str | None:

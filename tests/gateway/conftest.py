@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,34 @@ async def pool(redis: Redis) -> AsyncIterator[FakePool]:
         await running
 
 
+@dataclass
+class Running:
+    """A gateway that was started."""
+
+    port: int
+    stopping: asyncio.Event
+    task: asyncio.Task[None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        async with asyncio.timeout(5):
+            await self.task
+
+
 @pytest.fixture
-async def serve(redis: Redis, redis_url: str, model: Model) -> AsyncIterator[Serve]:
+def started() -> list[Running]:
+    """The gateways that this test has started, the latest at the end."""
+    return []
+
+
+@pytest.fixture
+async def serve(
+    redis: Redis, redis_url: str, model: Model, started: list[Running]
+) -> AsyncIterator[Serve]:
     """Starts gateways with given settings; returns a client of each."""
     async with AsyncExitStack() as stack:
 
@@ -58,24 +85,16 @@ async def serve(redis: Redis, redis_url: str, model: Model) -> AsyncIterator[Ser
             settings = Settings(redis_url=redis_url, port=0, **given)
             gateway = Gateway(settings, "gateway-1", redis, served)
             listener = listening_socket(settings)
-            port = listener.getsockname()[1]
-            stopping = asyncio.Event()
-            running = asyncio.create_task(
-                gateway.run(listener, stopping), name="gateway"
-            )
-            stack.push_async_callback(_stop, running, stopping)
+            port, stopping = listener.getsockname()[1], asyncio.Event()
+            task = asyncio.create_task(gateway.run(listener, stopping), name="gateway")
+            started.append(Running(port, stopping, task))
+            stack.push_async_callback(started[-1].stop)
             if is_ready:
                 await wait_until(lambda: gateway.view.is_ready)
-            session = aiohttp.ClientSession(f"http://127.0.0.1:{port}")
+            session = aiohttp.ClientSession(started[-1].url)
             return await stack.enter_async_context(session)
 
         yield start
-
-
-async def _stop(running: asyncio.Task[None], stopping: asyncio.Event) -> None:
-    stopping.set()
-    async with asyncio.timeout(5):
-        await running
 
 
 @pytest.fixture
