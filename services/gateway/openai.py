@@ -93,7 +93,9 @@ def _text_of_part(part: Any) -> str:
 
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Prompt = str | list[TokenId]
+# Fail fast: naming every wrong element of a long list would take seconds.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Prompt = str | TokenIds
 
 
 class StreamOptions(BaseModel):
@@ -178,9 +180,9 @@ def parse(kind: type[C], body: bytes) -> C:
 
 
 def _refuse_unsupported(fields: dict[str, Any]) -> None:
-    for name in fields.keys() & NEUTRAL.keys():
-        value = fields[name]
-        if value is not None and value not in NEUTRAL[name]:
+    for name, neutral in NEUTRAL.items():
+        value = fields.get(name)
+        if value is not None and value not in neutral:
             raise InvalidRequest(
                 f"'{name}' is not supported here with this value.",
                 param=name,

@@ -1,13 +1,16 @@
 """What is wrong with a request is said in OpenAI's words, and reaches no worker."""
 
 import json
+import time
 from typing import Any
 
 import aiohttp
 import pytest
 from fake_pool import FakePool
 
+from gateway.errors import InvalidRequest
 from gateway.model import Model
+from gateway.openai import CompletionCall, parse
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -238,3 +241,14 @@ async def test_unknown_models_are_not_found(
 
     assert (response.status, error["code"]) == (404, "model_not_found")
     assert pool.jobs == []
+
+
+def test_wrong_elements_of_a_long_list_cost_little() -> None:
+    """A list of a million wrong tokens is refused at the first of them."""
+    body = json.dumps({"prompt": [1, *[1.5] * 700_000]}).encode()
+    began = time.process_time()
+
+    with pytest.raises(InvalidRequest):
+        parse(CompletionCall, body)
+
+    assert time.process_time() - began < 1
