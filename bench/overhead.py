@@ -156,7 +156,8 @@ def timeline(mesh: Mesh) -> dict[str, float]:
     for line in mesh.log_lines():
         if line.get("event") in TIMELINE:
             when = datetime.fromisoformat(line["timestamp"]).timestamp()
-            moments.setdefault(line["request_id"], {}).setdefault(line["event"], when)
+            moment = moments.setdefault(line["request_id"], {})
+            moment[line["event"]] = min(when, moment.get(line["event"], when))
     whole = [at for at in moments.values() if len(at) == len(TIMELINE)]
     steps = zip(PARTS, pairwise(TIMELINE), strict=True)
     return {

@@ -25,6 +25,9 @@ class Batch:
     def leave(self, request_id: RequestId) -> None:
         self._running.pop(request_id, None)
 
+    def holds(self, sequence: Sequence) -> bool:
+        return self._running.get(sequence.request_id) is sequence
+
     def get(self, request_id: RequestId) -> Sequence | None:
         return self._running.get(request_id)
 
@@ -35,14 +38,15 @@ class Batch:
         What is left of the token budget goes to prompts, the first come first served,
         the last of them perhaps in part (chunked prefill, Sarathi-Serve 2403.02310).
         """
-        decoding = [s for s in self._running.values() if s.is_decoding]
+        decoding, prompts = list[Sequence](), list[Sequence]()
+        for sequence in self._running.values():
+            (decoding if sequence.is_decoding else prompts).append(sequence)
         scheduled = [(sequence, sequence.chunk(1)) for sequence in decoding]
         budget = self._max_num_batched_tokens - len(scheduled)
-        for sequence in self._running.values():
+        for sequence in prompts:
             if budget <= 0:
                 break
-            if not sequence.is_decoding:
-                chunk = sequence.chunk(budget)
-                budget -= len(chunk.token_ids)
-                scheduled.append((sequence, chunk))
+            chunk = sequence.chunk(budget)
+            budget -= len(chunk.token_ids)
+            scheduled.append((sequence, chunk))
         return scheduled

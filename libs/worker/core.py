@@ -32,7 +32,11 @@ class Outcome:
     finished: list[Sequence] = field(default_factory=list)
 
     def say(self, sequence: Sequence) -> None:
-        self.events[sequence.reply_to].append(sequence.publish())
+        """Tell what is new in a sequence, and whether that was its end."""
+        if event := sequence.publish():
+            self.events[sequence.reply_to].append(event)
+            if event.finish_reason:
+                self.finished.append(sequence)
 
 
 class Core:
@@ -101,7 +105,6 @@ class Core:
         if sequence.finish_reason:
             # Its last owner recorded the end and died before it could tell.
             outcome.say(sequence)
-            outcome.finished.append(sequence)
         else:
             self.batch.join(sequence)
 
@@ -113,14 +116,16 @@ class Core:
                 for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
             )
         self._apply(advanced)
-        stepped = [s for s, _ in scheduled if self.batch.get(s.request_id) is s]
-        for sequence in stepped:
-            if sequence.num_output_tokens > sequence.num_published:
-                outcome.say(sequence)
-            if sequence.finish_reason:
-                self.batch.leave(sequence.request_id)
-                outcome.finished.append(sequence)
-        self._park(s for s in stepped if not s.finish_reason and self._hands_off(s))
+        handed_off = []
+        for sequence, _ in scheduled:
+            if not self.batch.holds(sequence):
+                continue
+            outcome.say(sequence)
+            if self._hands_off(sequence):
+                handed_off.append(sequence)
+        for sequence in outcome.finished:
+            self.batch.leave(sequence.request_id)
+        self._park(s for s in handed_off if self.batch.holds(s))
 
     def _apply(self, advanced: Advanced) -> None:
         for request_id in advanced.gone:

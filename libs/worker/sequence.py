@@ -60,22 +60,21 @@ class Sequence:
     def finish_reason(self) -> FinishReason | None:
         """Why no token follows the last one, or None: a function of the tokens alone,
         so that whoever adopts a sequence that just ended sees that it did."""
-        if self.num_output_tokens == 0:
+        num_outputs, sampling = self.num_output_tokens, self.sampling
+        if num_outputs == 0:
             return None
-        may_stop = self.num_output_tokens > self.sampling.min_tokens
-        if may_stop and self.token_ids[-1] in self.sampling.stop_token_ids:
+        may_stop = num_outputs > sampling.min_tokens
+        if may_stop and self.token_ids[-1] in sampling.stop_token_ids:
             return "stop"
-        if self.num_output_tokens >= self.sampling.max_tokens:
-            return "length"
-        return None
+        return "length" if num_outputs >= sampling.max_tokens else None
 
     def chunk(self, max_tokens: int) -> Chunk:
         """Its part of the next step: at most `max_tokens` of what is missing."""
         start = self.num_computed_tokens
-        end = min(start + max_tokens, len(self.token_ids))
-        is_last = end == len(self.token_ids)
+        token_ids = self.token_ids[start : start + max_tokens]
+        is_last = start + len(token_ids) == len(self.token_ids)
         return Chunk(
-            token_ids=self.token_ids[start:end],
+            token_ids=token_ids,
             num_computed_tokens=start,
             block_table=self.block_table,
             sampling=self.sampling,
@@ -94,9 +93,11 @@ class Sequence:
             token_ids=new,
         )
 
-    def publish(self) -> TokenEvent:
-        """The event for all output that this owner has not published yet."""
+    def publish(self) -> TokenEvent | None:
+        """The event for all output that this owner has not published yet, if any."""
         index = self.num_published
+        if index == self.num_output_tokens:
+            return None
         self.num_published = self.num_output_tokens
         return TokenEvent(
             request_id=self.request_id,
