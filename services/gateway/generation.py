@@ -53,7 +53,7 @@ class Pool:
         """Submit the order; leaving early, for whatever reason, cancels it."""
         max_tokens = order.sampling.max_tokens
         with self.replies.subscribe(order.request_id, max_tokens) as inbox:
-            output = Output(order, self.model.detokenizer())
+            output = Output(order, self.model.detokenizer(order.prompt_ids))
             generation = Generation(order, inbox, output, arrived)
             try:
                 async with self._deadline(arrived):

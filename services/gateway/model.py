@@ -55,11 +55,11 @@ class Model:
             return tokenizer.encode_chat(messages)
         return await asyncio.to_thread(tokenizer.encode_chat, messages)
 
-    def detokenizer(self) -> Detokenizer:
-        """Without a tokenizer every output's text is empty."""
+    def detokenizer(self, prompt_ids: Sequence[int]) -> Detokenizer:
+        """Of an output that continues this prompt; empty without a tokenizer."""
         if self.tokenizer is None:
             return Detokenizer(lambda _: "", ())
-        return self.tokenizer.detokenizer()
+        return self.tokenizer.detokenizer(prompt_ids)
 
     def _needed(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -59,8 +59,9 @@ class Tokenizer:
         # A chat template writes the special tokens itself.
         return self.encode_text(text, self.is_template_plain)
 
-    def detokenizer(self) -> Detokenizer:
-        return Detokenizer(self.decode, self.special_ids)
+    def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
+        """Of an output that continues this prompt."""
+        return Detokenizer(self.decode, self.special_ids, prompt_ids)
 
 
 def load_tokenizer(model: str, chat_template: str) -> Tokenizer | None:
@@ -140,7 +141,7 @@ def _fast(loaded: Any) -> tuple[Encode, Decode]:
         return ids
 
     def decode(token_ids: list[int]) -> str:
-        text: str = backend.decode(token_ids, skip_special_tokens=False)
+        text: str = backend.decode(token_ids, False)
         return text
 
     return encode, decode

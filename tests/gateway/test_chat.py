@@ -32,7 +32,7 @@ async def test_answer_is_a_message(
     assert answer["object"] == "chat.completion"
     [choice] = answer["choices"]
     assert choice["message"]["role"] == "assistant"
-    assert choice["message"]["content"] == "Once upon"
+    assert choice["message"]["content"] == " Once upon"
     assert prompt_of(pool, model) == "system: Be kind.\nuser: Hello\nassistant:"
 
 
@@ -61,7 +61,7 @@ async def test_stream_begins_with_the_role(
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0]["role"] == "assistant"
     assert all("role" not in delta for delta in deltas[1:])
-    assert "".join(delta["content"] for delta in deltas) == "Once upon a"
+    assert "".join(delta["content"] for delta in deltas) == " Once upon a"
     assert chunks[0]["prompt_token_ids"] == list(pool.job.token_ids)
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 

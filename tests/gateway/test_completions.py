@@ -45,7 +45,7 @@ async def test_text_is_what_the_tokenizer_makes_of_the_tokens(
     ) as response:
         [choice] = (await response.json())["choices"]
 
-    assert choice["text"] == "Once upon a time"
+    assert choice["text"] == " Once upon a time"
     assert choice["token_ids"] == ONCE_UPON_A_TIME
     assert choice["prompt_token_ids"] == list(pool.job.token_ids)
 
@@ -62,7 +62,7 @@ async def test_stream_joins_up_to_the_whole_answer(
         chunks = await events(response)
 
     choices = [chunk["choices"][0] for chunk in chunks]
-    assert "".join(choice["text"] for choice in choices) == "Once upon a time"
+    assert "".join(choice["text"] for choice in choices) == " Once upon a time"
     assert [choice["finish_reason"] for choice in choices[:-1]] == [None] * (
         len(choices) - 1
     )
@@ -120,7 +120,7 @@ async def test_end_of_sequence_is_counted_but_not_shown(
         answer = await response.json()
 
     [choice] = answer["choices"]
-    assert (choice["text"], choice["token_ids"]) == ("Once", [403, EOS])
+    assert (choice["text"], choice["token_ids"]) == (" Once", [403, EOS])
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
     assert answer["usage"]["completion_tokens"] == 2
     assert EOS in pool.job.sampling.stop_token_ids
@@ -136,7 +136,7 @@ async def test_stop_token_is_named_and_not_shown(
     async with client.post("/v1/completions", json=body) as response:
         [choice] = (await response.json())["choices"]
 
-    assert choice["text"] == "Once"
+    assert choice["text"] == " Once"
     assert choice["stop_reason"] == 407
     assert pool.job.sampling.stop_token_ids == (407,)
 
@@ -153,7 +153,7 @@ async def test_stop_string_across_tokens_ends_the_answer(
         chunks = await events(response) if is_streamed else [await response.json()]
 
     choices = [chunk["choices"][0] for chunk in chunks]
-    assert "".join(choice["text"] for choice in choices) == "Once up"
+    assert "".join(choice["text"] for choice in choices) == " Once up"
     assert choices[-1]["finish_reason"] == "stop"
     assert choices[-1]["stop_reason"] == "on a t"
     await wait_until(lambda: pool.cancelled == [pool.job.request_id])
@@ -205,8 +205,33 @@ async def test_split_characters_are_never_shown_in_pieces(
     ) as response:
         texts = [chunk["choices"][0]["text"] for chunk in await events(response)]
 
-    assert "".join(texts) == "é😀 ok"
+    assert "".join(texts) == " é😀 ok"
     assert not any("\ufffd" in text for text in texts)
+
+
+@pytest.mark.parametrize("prompt", ["Once upon", [1, 403, 407]])
+async def test_text_continues_the_prompt(
+    client: aiohttp.ClientSession, pool: FakePool, prompt: object
+) -> None:
+    """Prompt and text read right when they are put together, as in vLLM."""
+    pool.script = saying(*ONCE_UPON_A_TIME[2:], finish="length")
+
+    async with client.post("/v1/completions", json={"prompt": prompt}) as response:
+        [choice] = (await response.json())["choices"]
+
+    assert choice["text"] == " a time"
+
+
+async def test_text_after_an_empty_prompt_has_no_leading_space(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """A prompt of nothing but the model's begin token has no text to continue."""
+    pool.script = saying(*ONCE_UPON_A_TIME, finish="length")
+
+    async with client.post("/v1/completions", json={"prompt": [1]}) as response:
+        [choice] = (await response.json())["choices"]
+
+    assert choice["text"] == "Once upon a time"
 
 
 async def test_sampling_parameters_reach_the_pool(

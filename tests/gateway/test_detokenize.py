@@ -2,7 +2,7 @@
 
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gateway.detokenize import MAX_TOKENS_HELD, Detokenizer
 from gateway.model import Model
@@ -15,7 +15,9 @@ TEXTS = [
     "\n\n\n",
     "",
 ]
+PROMPTS = [*TEXTS, "a", "文字", "It ends in a space ", "日本語、中文字符😀😀👍🏽"]
 FIRST_BYTE = 3  # of the tokens that stand for single bytes
+BOS, EOS = 1, 2
 
 
 @pytest.fixture
@@ -23,6 +25,23 @@ def tokenizer(model: Model) -> Tokenizer:
     """The small model's: sentencepiece pieces, unknown characters as bytes."""
     assert model.tokenizer is not None
     return model.tokenizer
+
+
+@pytest.fixture(scope="module", params=["bytes", "merged bytes"])
+def byte_level(request: pytest.FixtureRequest) -> RustTokenizer:
+    """Tokens are bytes as GPT-2's; some of the merged ones end within a character."""
+    trained = RustTokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 if request.param == "bytes" else 300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    trained.train_from_iterator(PROMPTS, trainer)
+    return trained
 
 
 def pushed(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
@@ -41,19 +60,73 @@ def test_pieces_join_up_to_the_whole_text(tokenizer: Tokenizer, text: str) -> No
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_byte_level_pieces_join_up_too(text: str) -> None:
+def test_byte_level_pieces_join_up_too(byte_level: RustTokenizer, text: str) -> None:
     """A tokenizer whose tokens are bytes, as GPT-2's, splits every character."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {byte: number for number, byte in enumerate(alphabet)}
-    bytewise = RustTokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytewise.decoder = decoders.ByteLevel()
-    token_ids = bytewise.encode(text).ids
+    token_ids = byte_level.encode(text).ids
 
-    pieces = pushed(Detokenizer(bytewise.decode, ()), token_ids)
+    pieces = pushed(Detokenizer(byte_level.decode, ()), token_ids)
 
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_continues_the_prompt(
+    tokenizer: Tokenizer, prompt: str, text: str
+) -> None:
+    """Prompt and pieces make what decoding all tokens makes, special ones left out."""
+    prompt_ids = tokenizer.encode_text(prompt, False)
+    output_ids = tokenizer.encode_text(text, False)
+
+    pieces = pushed(
+        tokenizer.detokenizer([BOS, *prompt_ids, EOS, BOS]), [*output_ids, EOS]
+    )
+
+    whole = tokenizer.decode(prompt_ids + output_ids)
+    assert tokenizer.decode(prompt_ids) + "".join(pieces) == whole
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_byte_level_text_continues_the_prompt_too(
+    byte_level: RustTokenizer, prompt: str, text: str
+) -> None:
+    """The prompt's last tokens may begin within a character."""
+    prompt_ids, output_ids = (byte_level.encode(part).ids for part in (prompt, text))
+
+    pieces = pushed(Detokenizer(byte_level.decode, (), prompt_ids), output_ids)
+
+    assert prompt + "".join(pieces) == prompt + text
+
+
+@pytest.mark.parametrize("num_bytes", [1, 2, 3])
+def test_a_character_that_begins_in_the_prompt_is_the_output_s(
+    tokenizer: Tokenizer, num_bytes: int
+) -> None:
+    """A prompt that ends within a character is completed, none of it shown before."""
+    token_ids = [FIRST_BYTE + byte for byte in "日本語文字😀".encode()]
+    cut = len(token_ids) - 4 + num_bytes
+
+    pieces = pushed(tokenizer.detokenizer(token_ids[:cut]), token_ids[cut:])
+
+    assert pieces == [""] * (3 - num_bytes) + ["😀", ""]
+
+
+def test_nothing_of_the_prompt_is_shown_without_output(tokenizer: Tokenizer) -> None:
+    """An output that ends at once has no text, whatever the prompt's end."""
+    detokenizer = tokenizer.detokenizer([FIRST_BYTE + 0xF0])
+
+    assert pushed(detokenizer, [EOS]) == ["", ""]
+
+
+def test_text_after_special_tokens_alone_has_no_leading_space(
+    tokenizer: Tokenizer,
+) -> None:
+    """With no prompt to continue, the first word stands at the text's beginning."""
+    pieces = pushed(tokenizer.detokenizer([BOS]), [403, 407])
+
+    assert pieces == ["Once", " upon", ""]
 
 
 def test_incomplete_character_is_held_back(tokenizer: Tokenizer) -> None:

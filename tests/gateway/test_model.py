@@ -98,7 +98,7 @@ def test_a_directory_without_tokenizer_still_serves(directory: Path) -> None:
     model = loaded(directory)
 
     assert model.tokenizer is None
-    assert model.detokenizer().push(5) == ""
+    assert model.detokenizer([1]).push(5) == ""
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ async def test_completion(api: AsyncOpenAI, pool: FakePool) -> None:
 
     answer = await api.completions.create(model=MODEL, prompt="a", max_tokens=2)
 
-    assert answer.choices[0].text == "Once upon"
+    assert answer.choices[0].text == " Once upon"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 2
 
@@ -48,7 +48,7 @@ async def test_streamed_chat(api: AsyncOpenAI, pool: FakePool) -> None:
     chunks = [chunk async for chunk in stream]
 
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
-    assert "".join(texts) == "Once upon a"
+    assert "".join(texts) == " Once upon a"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 3
 
@@ -65,7 +65,7 @@ async def test_streamed_completion_and_whole_chat(
         model=MODEL, messages=[{"role": "user", "content": "Hello"}]
     )
 
-    assert "".join(texts) == chat.choices[0].message.content == "Once"
+    assert "".join(texts) == chat.choices[0].message.content == " Once"
     assert chat.choices[0].finish_reason == "stop"
 
 

@@ -21,7 +21,7 @@ def ordered(model: Model, **fields: object) -> Order:
 
 
 def output(model: Model, **fields: object) -> Output:
-    return Output(ordered(model, **fields), model.detokenizer())
+    return Output(ordered(model, **fields), model.detokenizer([1]))
 
 
 @pytest.mark.parametrize("cuts", CUTS)
