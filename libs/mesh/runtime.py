@@ -1,10 +1,12 @@
 """How every service starts and stops. Knows nothing of what a service does."""
 
 import asyncio
+import os
 import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import structlog
 import uvloop
@@ -21,12 +23,13 @@ logger = structlog.get_logger()
 Serve = Callable[[S, str, asyncio.Event], Awaitable[None]]
 
 
-def run(service: str, serve: Serve[S], settings_kind: type[S]) -> None:
+def run(service: str, serve: Serve[S], settings_kind: type[S]) -> NoReturn:
     """Run `serve(settings, worker_id, stopping)` until it ends or a signal asks it to.
 
     A wrong setting is one line on stderr and exit code 2.
     """
     worker_id = f"{service}-{secrets.token_hex(4)}"
+    code = 0
     try:
         settings = load(settings_kind)
         log.set_up(
@@ -35,10 +38,15 @@ def run(service: str, serve: Serve[S], settings_kind: type[S]) -> None:
         uvloop.run(_until_signal(serve, settings, worker_id))
     except* ConfigurationError as group:
         print(f"{service}: {_first(group)}", file=sys.stderr)
-        sys.exit(EXIT_CONFIGURATION)
+        code = EXIT_CONFIGURATION
     except* Unreachable as group:
         logger.error("service.failed", reason=str(_first(group)))
-        sys.exit(EXIT_UNREACHABLE)
+        code = EXIT_UNREACHABLE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is given back by now, and torch takes a second or two to take itself
+    # apart: seconds in which nobody else starts.
+    os._exit(code)
 
 
 async def _until_signal(serve: Serve[S], settings: S, worker_id: str) -> None:

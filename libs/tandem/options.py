@@ -50,7 +50,7 @@ MaxModelLen = Annotated[
     ),
 ]
 MaxNumSeqs = Annotated[
-    int, Option(min=1, max=4096, help="Sequences in a worker's batch.")
+    int, Option(min=1, max=4096, help="Sequences in a decode worker's batch.")
 ]
 Threads = Annotated[
     int,

@@ -71,8 +71,9 @@ def services(
     worker = {**attached, **_worker(options)}
     for number in range(options.workers.prefill):
         yield _service("prefill", number, worker)
+    decode = {**worker, "max_num_seqs": options.workers.max_num_seqs}
     for number in range(options.workers.decode):
-        yield _service("decode", number, worker)
+        yield _service("decode", number, decode)
     gateway = {
         **everyone,
         "model": options.model,
@@ -88,7 +89,6 @@ def _worker(options: Options) -> dict[str, object]:
         "model": options.model,
         "dtype": workers.dtype,
         "engine": workers.engine,
-        "max_num_seqs": workers.max_num_seqs,
         "threads": workers.threads_of_each,
     }
 

@@ -20,8 +20,9 @@ from protocol.messages import WorkerStatus
 from protocol.wire import encode
 from worker.batch import Batch
 from worker.core import Core, Phase
+from worker.exchange import Exchange
 from worker.inbox import Inbox, fill
-from worker.rounds import Rounds
+from worker.rounds import run, tell
 from worker.settings import WorkerSettings
 from worker.startup import Stopped, attach, build_engine, preload
 
@@ -49,7 +50,7 @@ class Worker:
         self._service: Service = service
         self._settings = settings
         self._worker_id = worker_id
-        self._inbox = Inbox(settings.max_num_seqs)
+        self._inbox: Inbox | None = None  # once the engine is built
         self._ready = asyncio.Event()
 
     async def serve(self, stopping: asyncio.Event) -> None:
@@ -81,18 +82,23 @@ class Worker:
         )
         batch = Batch(settings.max_num_batched_tokens)
         core = Core(store, engine, batch, PHASES[settings.phases])
-        rounds = Rounds(core, self._inbox, redis, thread)
+        exchange = Exchange()
+        self._inbox = inbox = Inbox(settings.max_num_seqs, exchange)
         consumers = self._consumers(redis, core.phases)
+        for consumer in consumers.values():
+            await consumer.join()
         async with asyncio.TaskGroup() as tasks:
-            for phase, consumer in consumers.items():
-                await consumer.join()
-                filling = fill(
-                    self._inbox, redis, consumer, settings.lease_seconds, stopping
-                )
-                tasks.create_task(filling, name=f"{phase} jobs")
+            telling = tell(exchange, inbox, redis, stopping)
+            tasks.create_task(run(core, exchange, telling, thread), name="rounds")
             self._ready.set()
             logger.info("worker.ready", phases=sorted(core.phases))
-            await rounds.run(stopping)
+            async with asyncio.TaskGroup() as reading:
+                for phase, consumer in consumers.items():
+                    filling = fill(
+                        inbox, redis, consumer, settings.lease_seconds, stopping
+                    )
+                    reading.create_task(filling, name=f"{phase} jobs")
+            exchange.stop()  # nothing comes any more: leave what is there to others
         for consumer in consumers.values():
             await consumer.leave()
 
@@ -114,8 +120,8 @@ class Worker:
             pool=self._settings.pool,
             pid=os.getpid(),
             host=socket.gethostname(),
-            running=self._inbox.num_running,
-            waiting=len(self._inbox),
+            running=self._inbox.num_running if self._inbox else 0,
+            waiting=len(self._inbox) if self._inbox else 0,
             ready=self._ready.is_set(),
         )
         return {keys.worker(self._worker_id): encode(status)}

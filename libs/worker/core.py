@@ -5,38 +5,20 @@ two steps: at that moment this process writes to no block.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.interface import Chunk, Engine
 from kv.client import StoreClient
 from kv.operations import Advanced, Record
 from mesh import metrics
-from protocol.messages import DecodeJob, PrefillJob, TokenEvent
+from protocol.messages import DecodeJob, PrefillJob
 from worker.batch import Batch
+from worker.exchange import Outcome, Work
 from worker.sequence import Sequence
 
 Phase = Literal["prefill", "decode"]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a round has to say, by gateway; and who has said everything."""
-
-    events: dict[str, list[TokenEvent]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    finished: list[Sequence] = field(default_factory=list)
-
-    def say(self, sequence: Sequence) -> None:
-        """Tell what is new in a sequence, and whether that was its end."""
-        if event := sequence.publish():
-            self.events[sequence.reply_to].append(event)
-            if event.finish_reason:
-                self.finished.append(sequence)
 
 
 class Core:
@@ -50,36 +32,36 @@ class Core:
         self.phases = phases
         self.batch = batch
 
-    def round(
-        self, jobs: Sequences[PrefillJob | DecodeJob], told: Sequences[Sequence]
-    ) -> Outcome:
+    def round(self, work: Work) -> Outcome:
         """Take the jobs, compute one step, record it at the store.
 
-        `told` are finished sequences whose clients know: only now may they be
-        released, for an owner that dies earlier leaves them to one who will tell.
+        Ended sequences are released only when their clients know of it: an owner that
+        dies earlier leaves them to one who will tell.
         """
-        outcome = Outcome()
-        self._release(told)
-        for job in jobs:
-            self._take(job, outcome)
+        outcome = self._take_all(work)
         if scheduled := self.batch.schedule():
             self._step(scheduled, outcome)
         else:
             self._store.check()  # an idle worker says nothing, and would not notice
+        outcome.num_running = len(self.batch)
         return outcome
 
-    def drain(
-        self, jobs: Sequences[PrefillJob | DecodeJob], told: Sequences[Sequence]
-    ) -> Outcome:
+    def drain(self, work: Work) -> Outcome:
         """Leave everything to others, the jobs just read too."""
-        outcome = Outcome()
-        self._release(told)
-        for job in jobs:
-            self._take(job, outcome)
+        outcome = self._take_all(work)
         self._park(self.batch.running)
         return outcome
 
-    def drop_all_of(self, gateways: set[str]) -> None:
+    def _take_all(self, work: Work) -> Outcome:
+        outcome = Outcome(num_jobs=len(work.jobs))
+        self._release(work.told)
+        if work.gone:
+            self._drop_all_of(work.gone)
+        for job in work.jobs:
+            self._take(job, outcome)
+        return outcome
+
+    def _drop_all_of(self, gateways: set[str]) -> None:
         """Give up sequences whose gateway is gone, and their clients with it."""
         dropped = [s for s in self.batch.running if s.reply_to in gateways]
         for sequence in dropped:

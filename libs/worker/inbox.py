@@ -1,6 +1,7 @@
 """Jobs on their way from a stream into the batch: never more than it can start."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +14,7 @@ from mesh.timing import pause
 from protocol import keys
 from protocol.messages import DecodeJob, Failed, PrefillJob, RequestId, decode_job
 from protocol.wire import MalformedMessage, encode
+from worker.exchange import Exchange
 
 RETRY_SECONDS = 0.2
 
@@ -29,64 +31,45 @@ class Arrival:
 
 
 class Inbox:
-    """Arrivals waiting for the next step, and how many more may come."""
+    """Jobs on their way to the engine's thread, and how many more may come."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, exchange: Exchange) -> None:
         self._capacity = capacity
-        self._arrivals: list[Arrival] = []
-        self._num_running = 0
+        self._exchange = exchange
+        self._underway: deque[Arrival] = deque()  # the store does not know of them yet
         self._has_room = asyncio.Event()
-        self._has_arrivals = asyncio.Event()
         self._has_room.set()
+        self.num_running = 0  # sequences in the batch, as of the last round told
 
     def __len__(self) -> int:
-        return len(self._arrivals)
-
-    @property
-    def num_running(self) -> int:
-        """Sequences in the batch, as of its last step."""
-        return self._num_running
+        return len(self._underway)
 
     @property
     def free_slots(self) -> int:
-        return max(0, self._capacity - self._num_running - len(self._arrivals))
+        return max(0, self._capacity - self.num_running - len(self._underway))
 
     def put(self, arrivals: list[Arrival]) -> None:
-        self._arrivals.extend(arrivals)
+        self._underway.extend(arrivals)
+        self._exchange.bring(jobs=[arrival.job for arrival in arrivals])
         self._signal()
 
-    def take(self) -> list[Arrival]:
-        """Everything that arrived; its slots are taken until `settle`."""
-        arrivals, self._arrivals = self._arrivals, []
-        self._num_running += len(arrivals)
+    def settle(self, num_jobs: int, num_running: int) -> list[Arrival]:
+        """The store knows of so many jobs more: these are to be acknowledged."""
+        self.num_running = num_running
+        settled = [self._underway.popleft() for _ in range(num_jobs)]
         self._signal()
-        return arrivals
-
-    def settle(self, num_running: int) -> None:
-        """A step is done: that many sequences are in the batch now."""
-        self._num_running = num_running
-        self._signal()
+        return settled
 
     async def wait_for_room(self) -> int:
         """How many may come; 0 when there is still no room after a while."""
         await pause(MAX_BLOCK_SECONDS, self._has_room)
         return self.free_slots
 
-    async def wait_for_arrivals(self) -> None:
-        """Until something arrived, or a while has passed."""
-        await pause(MAX_BLOCK_SECONDS, self._has_arrivals)
-
-    def wake(self) -> None:
-        """End both waits now: the worker stops."""
-        self._has_room.set()
-        self._has_arrivals.set()
-
     def _signal(self) -> None:
-        for event, is_on in (
-            (self._has_room, self.free_slots > 0),
-            (self._has_arrivals, bool(self._arrivals)),
-        ):
-            event.set() if is_on else event.clear()
+        if self.free_slots:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
 
 
 async def fill(

@@ -108,3 +108,13 @@ def test_services_are_found_wherever_the_command_is_typed() -> None:
 
     assert gateway.argv == (sys.executable, "-P", "-m", "gateway")
     assert gateway.pass_fds == (9,)
+
+
+def test_only_decode_workers_have_large_batches() -> None:
+    """
+    A prefill worker holds few prompts, so that others can start the next ones.
+    """
+    environments = plan(OPTIONS)
+
+    assert environments["decode-0"]["TANDEM_MAX_NUM_SEQS"] == "4"
+    assert "TANDEM_MAX_NUM_SEQS" not in environments["prefill-0"]

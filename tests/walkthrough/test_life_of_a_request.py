@@ -32,7 +32,8 @@ from protocol.messages import (
 from protocol.sampling import SamplingParams
 from protocol.wire import encode
 from worker.batch import Batch
-from worker.core import Core, Outcome
+from worker.core import Core
+from worker.exchange import Outcome, Work
 from worker.publisher import publish
 
 REQUEST = PrefillJob(
@@ -108,7 +109,7 @@ async def test_2_the_job_is_acknowledged_once_the_store_has_it(
     await send(redis, keys.prefill("p"), {"body": encode(REQUEST)})
     consumer, entry = await take(redis, keys.prefill("p"), keys.GROUP_OF_PREFILL)
 
-    prefill.round([decode_job(entry.fields[b"body"])], [])
+    prefill.round(Work([decode_job(entry.fields[b"body"])]))
     await consumer.acknowledge([entry])
 
     assert await backlog(redis, keys.prefill("p")) == 0
@@ -120,7 +121,7 @@ def test_3_prefill_computes_the_prompt_and_one_token(prefill: Core) -> None:
     """
     The prompt's K/V go into blocks that the store gave, and the first token comes out.
     """
-    outcome = prefill.round([REQUEST], [])
+    outcome = prefill.round(Work([REQUEST]))
 
     assert event(outcome).token_ids == (4,)
     assert event(outcome).index == 0
@@ -134,7 +135,7 @@ async def test_4_the_first_token_goes_to_the_gateway(
     """
     mailbox = Mailbox(redis, keys.replies("gateway-1"), lease_seconds=5)
     await mailbox.open()
-    outcome = prefill.round([REQUEST], [])
+    outcome = prefill.round(Work([REQUEST]))
 
     gone = await publish(redis, outcome.events, asyncio.Event())
 
@@ -149,7 +150,7 @@ async def test_5_the_store_announces_what_was_parked(
     """
     Prefill parks the sequence; the store puts a DecodeJob on the pool's stream.
     """
-    prefill.round([REQUEST], [])
+    prefill.round(Work([REQUEST]))
 
     await Announcer(redis, pool).announce_all()
 
@@ -163,10 +164,10 @@ def test_6_decode_adopts_and_goes_on(pool: Pool, prefill: Core, decode: Core) ->
     """
     The adopter continues at the next token on the same blocks: nothing was copied.
     """
-    prefill.round([REQUEST], [])
+    prefill.round(Work([REQUEST]))
     job = next_job(pool)
 
-    outcome = decode.round([job], [])
+    outcome = decode.round(Work([job]))
 
     # The first event of an owner repeats what the gateway may not have got yet.
     assert event(outcome).token_ids == (4, 5)
@@ -179,11 +180,11 @@ def test_7_each_step_is_one_token_for_everyone(
     """
     Step by step the sequence grows, until a stop token or the limit ends it.
     """
-    prefill.round([REQUEST], [])
-    decode.round([next_job(pool)], [])
+    prefill.round(Work([REQUEST]))
+    decode.round(Work([next_job(pool)]))
 
-    third = decode.round([], [])
-    fourth = decode.round([], [])
+    third = decode.round(Work())
+    fourth = decode.round(Work())
 
     assert (event(third).token_ids, event(fourth).token_ids) == ((6,), (7,))
     assert event(fourth).finish_reason == "length"
@@ -193,12 +194,12 @@ def test_8_the_end_frees_the_blocks(pool: Pool, prefill: Core, decode: Core) -> 
     """
     When the last event was published the sequence is released, and its blocks with it.
     """
-    prefill.round([REQUEST], [])
-    decode.round([next_job(pool)], [])
-    decode.round([], [])
-    last = decode.round([], [])
+    prefill.round(Work([REQUEST]))
+    decode.round(Work([next_job(pool)]))
+    decode.round(Work())
+    last = decode.round(Work())
 
-    decode.round([], last.finished)
+    decode.round(Work(told=last.finished))
 
     assert pool.store
     assert pool.store.blocks.num_free == 10
@@ -210,14 +211,14 @@ def test_9_a_death_is_a_handoff_like_any_other(
     """
     When the owner dies the store announces the sequence, and the next worker goes on.
     """
-    prefill.round([REQUEST], [])
-    decode.round([next_job(pool)], [])
+    prefill.round(Work([REQUEST]))
+    decode.round(Work([next_job(pool)]))
 
     pool.detach("decode-1")
     heir = Core(
         DirectStore(pool, "decode-2"), CountingEngine(100), Batch(64), decode.phases
     )
-    outcome = heir.round([next_job(pool)], [])
+    outcome = heir.round(Work([next_job(pool)]))
 
     assert event(outcome).token_ids == (4, 5, 6)
 

@@ -14,7 +14,8 @@ from kvstore.pool import Pool
 from kvstore.store import Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId, TokenEvent
 from worker.batch import Batch
-from worker.core import Core, Outcome, Phase
+from worker.core import Core, Phase
+from worker.exchange import Outcome, Work
 from worker.sequence import Sequence
 
 
@@ -53,7 +54,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 def events(*outcomes: Outcome) -> list[TokenEvent]:
-    return [event for outcome in outcomes for event in outcome.events["g1"]]
+    return [event for outcome in outcomes for event in outcome.events.get("g1", [])]
 
 
 def tokens(*outcomes: Outcome) -> list[int]:
@@ -65,11 +66,11 @@ def tokens(*outcomes: Outcome) -> list[int]:
 
 
 def until_finished(core: Core, jobs: list[PrefillJob | DecodeJob]) -> list[Outcome]:
-    outcomes, told = [core.round(jobs, [])], list[Sequence]()
+    outcomes, told = [core.round(Work(jobs))], list[Sequence]()
     while len(core.batch):
-        outcomes.append(core.round([], told))
+        outcomes.append(core.round(Work(told=told)))
         told = outcomes[-1].finished
-    core.round([], outcomes[-1].finished)
+    core.round(Work(told=outcomes[-1].finished))
     return outcomes
 
 
@@ -79,7 +80,7 @@ def test_prefill_samples_one_token_and_hands_off(mesh: Mesh) -> None:
     """
     prefill = mesh.worker("p", "prefill")
 
-    outcome = prefill.round([prefill_job(num_tokens=6)], [])
+    outcome = prefill.round(Work([prefill_job(num_tokens=6)]))
 
     (event,) = events(outcome)
     assert (event.index, event.token_ids) == (0, (7,))
@@ -92,7 +93,7 @@ def test_decode_goes_on_to_the_end(mesh: Mesh) -> None:
     The adopter generates from the second token to the last, and frees every block.
     """
     prefill, decode = mesh.worker("p", "prefill"), mesh.worker("d", "decode")
-    first = prefill.round([prefill_job(num_tokens=6, max_tokens=4)], [])
+    first = prefill.round(Work([prefill_job(num_tokens=6, max_tokens=4)]))
 
     rest = until_finished(decode, mesh.announced())
 
@@ -132,8 +133,8 @@ def test_another_worker_continues_after_a_death(mesh: Mesh) -> None:
     """
     prefill = mesh.worker("p", "prefill")
     doomed, heir = mesh.worker("d1", "decode"), mesh.worker("d2", "decode")
-    first = prefill.round([prefill_job(max_tokens=8)], [])
-    before = [doomed.round(mesh.announced(), []), doomed.round([], [])]
+    first = prefill.round(Work([prefill_job(max_tokens=8)]))
+    before = [doomed.round(Work(mesh.announced())), doomed.round(Work())]
 
     mesh.pool.detach("d1")
     after = until_finished(heir, mesh.announced())
@@ -147,8 +148,8 @@ def test_tokens_that_were_recorded_and_never_told_are_told(mesh: Mesh) -> None:
     """
     prefill = mesh.worker("p", "prefill")
     doomed, heir = mesh.worker("d1", "decode"), mesh.worker("d2", "decode")
-    first = prefill.round([prefill_job(max_tokens=5)], [])
-    doomed.round(mesh.announced(), [])  # its words never reach anybody
+    first = prefill.round(Work([prefill_job(max_tokens=5)]))
+    doomed.round(Work(mesh.announced()))  # its words never reach anybody
 
     mesh.pool.detach("d1")
     after = until_finished(heir, mesh.announced())
@@ -162,7 +163,7 @@ def test_an_end_that_was_never_told_is_told_by_the_heir(mesh: Mesh) -> None:
     """
     doomed = mesh.worker("f1", "prefill", "decode")
     heir = mesh.worker("f2", "decode")
-    doomed.round([prefill_job(max_tokens=1)], [])
+    doomed.round(Work([prefill_job(max_tokens=1)]))
 
     mesh.pool.detach("f1")
     after = until_finished(heir, mesh.announced())
@@ -177,10 +178,10 @@ def test_blocks_are_held_until_the_client_knows(mesh: Mesh) -> None:
     A finished sequence is released only after its last event was published.
     """
     fused = mesh.worker("f", "prefill", "decode")
-    outcome = fused.round([prefill_job(max_tokens=1)], [])
+    outcome = fused.round(Work([prefill_job(max_tokens=1)]))
     before = mesh.store.blocks.num_referenced
 
-    fused.round([], outcome.finished)
+    fused.round(Work(told=outcome.finished))
 
     assert before > 0
     assert mesh.store.blocks.num_referenced == 0
@@ -191,10 +192,12 @@ def test_a_cancelled_sequence_leaves_after_one_step(mesh: Mesh) -> None:
     One step after a cancel the worker has dropped the sequence, and says no more of it.
     """
     fused = mesh.worker("f", "prefill", "decode")
-    fused.round([prefill_job("r1", max_tokens=9), prefill_job("r2", max_tokens=9)], [])
+    fused.round(
+        Work([prefill_job("r1", max_tokens=9), prefill_job("r2", max_tokens=9)])
+    )
 
     mesh.store.cancel(RequestId("r1"))
-    outcome = fused.round([], [])
+    outcome = fused.round(Work())
 
     assert [s.request_id for s in fused.batch.running] == ["r2"]
     assert {event.request_id for event in events(outcome)} == {"r2"}
@@ -206,9 +209,9 @@ def test_a_drained_worker_leaves_everything(mesh: Mesh) -> None:
     """
     decode = mesh.worker("d", "decode")
     fused = mesh.worker("f", "prefill", "decode")
-    first = fused.round([prefill_job("r1", max_tokens=5)], [])
+    first = fused.round(Work([prefill_job("r1", max_tokens=5)]))
 
-    fused.drain([prefill_job("r2", max_tokens=5)], [])
+    fused.drain(Work([prefill_job("r2", max_tokens=5)]))
 
     jobs = {job.request_id: job for job in mesh.announced()}
     assert isinstance(jobs[RequestId("r1")], DecodeJob)
@@ -224,7 +227,7 @@ def test_a_job_past_its_deadline_is_not_computed(mesh: Mesh) -> None:
     fused = mesh.worker("f", "prefill", "decode")
     late = prefill_job(deadline=time.time() - 1)
 
-    outcome = fused.round([late], [])
+    outcome = fused.round(Work([late]))
 
     assert not outcome.events
     assert mesh.store.blocks.num_free == 20
@@ -235,9 +238,9 @@ def test_a_dead_gateway_s_sequences_are_given_up(mesh: Mesh) -> None:
     When a gateway is gone, so are the clients of its sequences: their blocks are free.
     """
     fused = mesh.worker("f", "prefill", "decode")
-    fused.round([prefill_job("r1", max_tokens=9)], [])
+    fused.round(Work([prefill_job("r1", max_tokens=9)]))
 
-    fused.drop_all_of({"g1"})
+    fused.round(Work(gone={"g1"}))
 
     assert len(fused.batch) == 0
     assert mesh.store.blocks.num_free == 20
