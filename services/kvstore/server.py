@@ -27,13 +27,16 @@ async def serve_pool(
 ) -> AsyncIterator[None]:
     """Answer workers at `path` while the block lasts; `on_change` follows each answer."""
     listener = _listen(path)
-    server = _Server(pool, on_change)
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.TaskGroup() as tasks:
-            accepting = tasks.create_task(server.accept(listener, tasks), name="accept")
-            yield
-            accepting.cancel()
-            server.hang_up()
+            server = _Server(pool, on_change, tasks)
+            loop.add_reader(listener, server.accept, listener)
+            try:
+                yield
+            finally:
+                loop.remove_reader(listener)
+                server.hang_up()
     finally:
         listener.close()
         path.unlink(missing_ok=True)  # noqa: ASYNC240  one file, on the way out
@@ -55,18 +58,29 @@ def _listen(path: Path) -> socket.socket:
 
 
 class _Server:
-    def __init__(self, pool: Pool, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, pool: Pool, on_change: Callable[[], None], tasks: asyncio.TaskGroup
+    ) -> None:
         self._pool = pool
         self._on_change = on_change
+        self._tasks = tasks
         self._connections: set[socket.socket] = set()
         self._numbers = count()
 
-    async def accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            connection, _ = await loop.sock_accept(listener)
-            peer = f"peer-{next(self._numbers)}"
-            tasks.create_task(self._serve(connection, peer), name=peer)
+    def accept(self, listener: socket.socket) -> None:
+        """Somebody knocks. Not a task: a cancelled one could lose a connection."""
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:  # it left again, or there are no descriptors left
+            logger.warning("peer.not_accepted", reason=error.strerror)
+            return
+        connection.setblocking(False)
+        # The transport will close its own descriptor; ours only sends and shuts down,
+        # and is known from the start, lest a stop overlooks it.
+        ours = connection.dup()
+        self._connections.add(ours)
+        peer = f"peer-{next(self._numbers)}"
+        self._tasks.create_task(self._serve(connection, ours, peer), name=peer)
 
     def hang_up(self) -> None:
         """End every connection: the workers will look for a new store."""
@@ -74,10 +88,9 @@ class _Server:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    async def _serve(self, connection: socket.socket, peer: str) -> None:
-        # The transport closes its own descriptor; ours only sends and shuts down.
-        ours = connection.dup()
-        self._connections.add(ours)
+    async def _serve(
+        self, connection: socket.socket, ours: socket.socket, peer: str
+    ) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         # A frame is out before the descriptors that belong to it are sent.
         writer.transport.set_write_buffer_limits(0)
