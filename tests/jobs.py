@@ -2,7 +2,10 @@
 
 import time
 
-from kv.operations import BeginLoad
+from kv.operations import BeginLoad, Held, Progress, Record
+from kvstore.memory import PoolMemory
+from kvstore.pool import Pool
+from kvstore.store import Store
 from protocol.memory import KVGeometry, LayerGeometry, ModelFacts, TensorSpec
 from protocol.messages import PrefillJob, RequestId
 from protocol.sampling import SamplingParams
@@ -33,3 +36,27 @@ def prefill_job(
         reply_to="g1",
         deadline=time.time() + 60 if deadline is None else deadline,
     )
+
+
+def loaded_pool(num_blocks: int) -> Pool:
+    """A pool of blocks of four tokens, as after a load."""
+    memory = PoolMemory(num_blocks, block_size=4, max_model_len=0)
+    memory.begin_load("loader", LOAD)
+    memory.commit_load("loader")
+    pool = Pool("p", memory, max_waiting=10)
+    pool.store = Store(LOAD.geometry, num_blocks, max_waiting=10)
+    return pool
+
+
+def step(record: Record, num_computed_tokens: int, *token_ids: int) -> Progress:
+    """What a step did to a sequence that was adopted as `record`."""
+    return Progress(
+        request_id=record.request_id,
+        generation=record.generation,
+        num_computed_tokens=num_computed_tokens,
+        token_ids=token_ids,
+    )
+
+
+def held(record: Record) -> Held:
+    return Held(request_id=record.request_id, generation=record.generation)

@@ -1,6 +1,7 @@
 """The engine: a model of transformers over weights and KV blocks that others own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numba
@@ -19,6 +20,16 @@ from protocol.memory import KVGeometry, TensorSpec
 from protocol.sampling import SamplingParams
 
 
+@dataclass(frozen=True, slots=True)
+class PoolMemory:
+    """A pool's memory, mapped: one-dimensional views of bytes, and what lies in them."""
+
+    weights: memoryview  # may be read-only
+    tensors: Sequence[TensorSpec]
+    blocks: memoryview
+    geometry: KVGeometry
+
+
 class TransformerEngine:
     """See `engine.interface.Engine`; holds no sequence and no copy of a weight."""
 
@@ -33,23 +44,17 @@ class TransformerEngine:
         torch.set_num_threads(threads)
 
     @classmethod
-    def build(
-        cls,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        weights: memoryview,
-        blocks: memoryview,
-        geometry: KVGeometry,
-        threads: int,
-    ) -> "TransformerEngine":
+    def build(cls, path: Path, memory: PoolMemory, threads: int) -> "TransformerEngine":
         """Build the model of `path` over weights already loaded and blocks in use.
 
-        `weights` may be read-only; `tensors` says what lies in it. `threads` is how
-        many cores a step computes on. Raises EngineError when the two do not fit.
+        `threads` is how many cores a step computes on. Raises EngineError when model
+        and memory do not fit.
         """
+        geometry = memory.geometry
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
-        bind(model, views(weights, tensors))
-        return cls(Forward(model), KVBlocks.over(blocks, geometry), geometry, threads)
+        bind(model, views(memory.weights, memory.tensors))
+        blocks = KVBlocks.over(memory.blocks, geometry)
+        return cls(Forward(model), blocks, geometry, threads)
 
     def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""

@@ -8,8 +8,7 @@ import select
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from kv.errors import Refused, StoreLost
 from kv.frames import framed, receive_descriptors, receive_frame
@@ -60,17 +59,6 @@ class StoreClient:
         except OSError as error:
             self._socket.close()
             raise StoreLost(f"no store at {path}: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()
@@ -153,7 +141,7 @@ class StoreClient:
 
 
 class Attachment:
-    """A pool's memory as one worker sees it, while the block lasts."""
+    """A pool's memory as one worker sees it, until it is closed."""
 
     def __init__(self, attached: Attached, weights: Mapping, blocks: Mapping) -> None:
         self.facts = attached.facts
@@ -164,14 +152,6 @@ class Attachment:
         self.weights = weights
         self.blocks = blocks
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.weights.close()
         self.blocks.close()

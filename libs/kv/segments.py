@@ -8,8 +8,6 @@ import fcntl
 import mmap
 import os
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 # Linux 5.1; Python names it from 3.13 on. New mappings can only read; the loader's own
 # mapping may still exist when the seal is set.
@@ -37,7 +35,7 @@ class HostSegment:
 
 
 class Mapping:
-    """A segment in this process's address space, while the block lasts."""
+    """A segment in this process's address space, until it is closed."""
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         """Map the whole segment and close the descriptor: the mapping keeps it."""
@@ -47,17 +45,6 @@ class Mapping:
         finally:
             os.close(fd)
         self.view = memoryview(self._memory)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the mapping up; a view still held by a tensor keeps it until then."""

@@ -23,14 +23,14 @@ async def loaded(
     """Wait until the gateway says that it would answer; False when told to stop."""
     started = time.monotonic()
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    with Console(stderr=True).status("starting") as line:
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        with Console(stderr=True).status("starting") as line:
             async for _ in every(POLL_SECONDS, stopping):
                 if await _is_ready(http, url):
-                    return True
+                    break
                 up = await _num_ready(redis)
                 line.update(_in_words(options, up, time.monotonic() - started))
-    return False
+    return not stopping.is_set()
 
 
 async def _is_ready(http: aiohttp.ClientSession, url: str) -> bool:

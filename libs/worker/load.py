@@ -5,6 +5,7 @@ the store's to say and comes as the argument.
 """
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from engine.errors import EngineError
@@ -48,8 +49,8 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
         tensors=checkpoint.tensors,
         weights_bytes=checkpoint.weights_bytes,
     )
-    with StoreClient(settings.store_socket) as store:
-        with store.begin_load(load) as weights:
+    with closing(StoreClient(settings.store_socket)) as store:
+        with closing(store.begin_load(load)) as weights:
             checkpoint.copy_into(weights.view)
         store.commit_load()
 
@@ -68,7 +69,7 @@ def load_nothing(settings: WorkerSettings, block_size: int) -> None:
         tensors=(),
         weights_bytes=0,
     )
-    with StoreClient(settings.store_socket) as store:
+    with closing(StoreClient(settings.store_socket)) as store:
         store.begin_load(load).close()
         store.commit_load()
 

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import structlog
@@ -48,7 +48,9 @@ async def attach(
     store: StoreClient | None = None
     async for _ in every(RETRY_SECONDS, stopping):
         try:
-            store = store or stack.enter_context(StoreClient(settings.store_socket))
+            store = store or stack.enter_context(
+                closing(StoreClient(settings.store_socket))
+            )
             answer = store.attach(worker_id, mine)
         except StoreLost as error:
             logger.debug("store.away", reason=str(error))
@@ -58,7 +60,7 @@ async def attach(
             raise ConfigurationError(str(error)) from None
         match answer:
             case Attachment():
-                return store, stack.enter_context(answer)
+                return store, stack.enter_context(closing(answer))
             case LoadWanted(block_size=block_size):
                 await run_loader(settings, block_size, stopping)
             case Loading():
@@ -109,15 +111,14 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
     if settings.engine == COUNTING:
         return CountingEngine(attachment.facts.vocab_size)
     # torch takes seconds to import: only who computes pays for it.
-    from engine.transformer import TransformerEngine
+    from engine.transformer import PoolMemory, TransformerEngine
 
-    engine = TransformerEngine.build(
-        Path(settings.model),
-        attachment.tensors,
+    memory = PoolMemory(
         attachment.weights.view,
+        attachment.tensors,
         attachment.blocks.view,
         attachment.geometry,
-        settings.threads,
     )
+    engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
     engine.warm_up()
     return engine

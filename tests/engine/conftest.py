@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from engine.checkpoint import Checkpoint
 from engine.interface import Chunk
-from engine.transformer import TransformerEngine
+from engine.transformer import PoolMemory, TransformerEngine
 from protocol.memory import DType
 from protocol.sampling import SamplingParams
 
@@ -129,14 +129,13 @@ class Memory:
         self.blocks = memoryview(bytearray(b"\xff" * size))
 
     def engine(self) -> TransformerEngine:
-        return TransformerEngine.build(
-            self.path,
-            self.checkpoint.tensors,
+        memory = PoolMemory(
             self.weights,
+            self.checkpoint.tensors,
             self.blocks,
             self.checkpoint.geometry,
-            threads=1,
         )
+        return TransformerEngine.build(self.path, memory, threads=1)
 
 
 @dataclass

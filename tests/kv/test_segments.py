@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from array import array
+from contextlib import closing
 
 import pytest
 
@@ -11,8 +12,9 @@ from kv.segments import HostSegment, Mapping
 
 WRITER = """
 import sys
+from contextlib import closing
 from kv.segments import Mapping
-with Mapping(int(sys.argv[1]), writable=True) as mapping:
+with closing(Mapping(int(sys.argv[1]), writable=True)) as mapping:
     mapping.view[:5] = b"hello"
 """
 
@@ -29,7 +31,7 @@ def test_another_process_s_writes_are_seen() -> None:
         check=True,
     )
 
-    with Mapping(os.dup(segment.fd), writable=False) as mapping:
+    with closing(Mapping(os.dup(segment.fd), writable=False)) as mapping:
         assert bytes(mapping.view[:5]) == b"hello"
     segment.close()
 
@@ -95,7 +97,7 @@ def test_an_empty_segment_can_be_mapped() -> None:
     """
     segment = HostSegment("test", 0)
 
-    with Mapping(os.dup(segment.fd), writable=True) as mapping:
+    with closing(Mapping(os.dup(segment.fd), writable=True)) as mapping:
         assert len(mapping.view) == 1
 
     segment.close()

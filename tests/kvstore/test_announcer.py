@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from jobs import LOAD, prefill_job
+from jobs import held, loaded_pool, prefill_job
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from kv.operations import Held, Progress, Record
+from kv.operations import Progress, Record
 from kvstore.announcer import Announcer
 from kvstore.app import snapshot, take_cancels
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
-from kvstore.store import MAX_DEATHS, Store
+from kvstore.store import MAX_DEATHS
 from mesh.streams import Mailbox, backlog, send
 from protocol import keys
 from protocol.messages import (
@@ -31,10 +31,7 @@ from protocol.wire import encode
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    pool = Pool("p", PoolMemory(10, block_size=4, max_model_len=0), max_waiting=10)
-    pool.memory.begin_load("loader", LOAD)
-    pool.memory.commit_load("loader")
-    pool.store = Store(LOAD.geometry, 10, max_waiting=10)
+    pool = loaded_pool(10)
     yield pool
     pool.store.check()
 
@@ -172,10 +169,6 @@ def test_a_store_without_a_model_has_no_pool_to_tell_of() -> None:
     values = snapshot(empty, "kvstore-1")
 
     assert list(values) == [keys.worker("kvstore-1")]
-
-
-def held(record: Record) -> Held:
-    return Held(request_id=record.request_id, generation=record.generation)
 
 
 async def blocked_clients(redis: Redis) -> int:

@@ -4,16 +4,17 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from jobs import FACTS, LOAD, prefill_job
+from jobs import FACTS, LOAD, held, prefill_job, step
 from waiting import wait_until
 
 from kv.client import Attachment, StoreClient
 from kv.errors import Refused, StoreLost
 from kv.frames import framed, receive_frame
-from kv.operations import Gone, Held, Loading, LoadWanted, Progress, Record
+from kv.operations import Gone, Loading, LoadWanted, Record
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.server import serve_pool
@@ -39,8 +40,8 @@ async def load(tmp_path: Path) -> None:
     """Fill the weights with the bytes 0 to 31."""
 
     def fill() -> None:
-        with StoreClient(tmp_path / "s") as loader:
-            with loader.begin_load(LOAD) as weights:
+        with closing(StoreClient(tmp_path / "s")) as loader:
+            with closing(loader.begin_load(LOAD)) as weights:
                 weights.view[:32] = bytes(range(32))
             loader.commit_load()
 
@@ -129,15 +130,15 @@ async def test_a_request_s_life_at_the_store(pool: Pool, tmp_path: Path) -> None
     await load(tmp_path)
 
     def life() -> Record:
-        with StoreClient(tmp_path / "s") as prefill:
+        with closing(StoreClient(tmp_path / "s")) as prefill:
             record = prefill.admit(prefill_job(num_tokens=6))
             assert isinstance(record, Record)
-            prefill.advance([progress(record, 6, 50)])
+            prefill.advance([step(record, 6, 50)])
             prefill.park([held(record)])
-            with StoreClient(tmp_path / "s") as decode:
+            with closing(StoreClient(tmp_path / "s")) as decode:
                 adopted = decode.adopt(record.request_id, record.generation)
                 assert isinstance(adopted, Record)
-                decode.advance([progress(adopted, 7, 51)])
+                decode.advance([step(adopted, 7, 51)])
                 decode.release([held(adopted)])
                 return adopted
 
@@ -305,16 +306,3 @@ async def test_an_impossible_path_is_a_configuration_error(tmp_path: Path) -> No
     with pytest.raises(ConfigurationError, match="cannot listen"):
         async with serve_pool(tmp_path / ("x" * 120), pool, lambda: None):
             pass
-
-
-def progress(record: Record, num_computed_tokens: int, *token_ids: int) -> Progress:
-    return Progress(
-        request_id=record.request_id,
-        generation=record.generation,
-        num_computed_tokens=num_computed_tokens,
-        token_ids=token_ids,
-    )
-
-
-def held(record: Record) -> Held:
-    return Held(request_id=record.request_id, generation=record.generation)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from jobs import GEOMETRY, prefill_job
+from jobs import GEOMETRY, held, prefill_job, step
 
-from kv.operations import Gone, Held, Progress, Queued, Record
+from kv.operations import Gone, Queued, Record
 from kvstore.records import SequenceRecord
 from kvstore.store import MAX_DEATHS, Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId
@@ -30,19 +30,6 @@ def prefilled(store: Store, job: PrefillJob, worker: str = "a") -> Record:
     record = admitted(store, job, worker)
     store.advance([step(record, len(job.token_ids), 50)], worker)
     return record
-
-
-def step(record: Record, num_computed_tokens: int, *token_ids: int) -> Progress:
-    return Progress(
-        request_id=record.request_id,
-        generation=record.generation,
-        num_computed_tokens=num_computed_tokens,
-        token_ids=token_ids,
-    )
-
-
-def held(record: Record) -> Held:
-    return Held(request_id=record.request_id, generation=record.generation)
 
 
 def announced(store: Store) -> list[SequenceRecord]:

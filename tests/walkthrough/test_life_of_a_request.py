@@ -10,14 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 from direct_store import DirectStore
-from jobs import LOAD
+from jobs import loaded_pool
 from redis.asyncio import Redis
 
 from engine.counting import CountingEngine
 from kvstore.announcer import Announcer
-from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
-from kvstore.store import Store
 from mesh.streams import Consumer, Entry, Mailbox, backlog, send
 from protocol import keys
 from protocol.messages import (
@@ -49,10 +47,7 @@ REQUEST = PrefillJob(
 @pytest.fixture
 def pool() -> Iterator[Pool]:
     """A store with a model loaded: ten KV blocks of four tokens."""
-    pool = Pool("p", PoolMemory(10, block_size=4, max_model_len=0), max_waiting=10)
-    pool.memory.begin_load("loader", LOAD)
-    pool.memory.commit_load("loader")
-    pool.store = Store(LOAD.geometry, 10, max_waiting=10)
+    pool = loaded_pool(10)
     yield pool
     pool.store.check()
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 from direct_store import DirectStore
-from jobs import LOAD, prefill_job
+from jobs import loaded_pool, prefill_job
 
 from engine.counting import CountingEngine
-from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId, TokenEvent
@@ -45,10 +44,7 @@ class Mesh:
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
-    pool = Pool("p", PoolMemory(20, block_size=4, max_model_len=0), max_waiting=10)
-    pool.memory.begin_load("loader", LOAD)
-    pool.memory.commit_load("loader")
-    pool.store = Store(LOAD.geometry, 20, max_waiting=10)
+    pool = loaded_pool(20)
     yield Mesh(pool)
     pool.store.check()
 

@@ -7,14 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 from direct_store import DirectStore
-from jobs import LOAD, prefill_job
+from jobs import loaded_pool, prefill_job
 from redis.asyncio import Redis
 from waiting import wait_until
 
 from engine.counting import CountingEngine
-from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
-from kvstore.store import Store
 from mesh.streams import Consumer, Mailbox, backlog, send
 from protocol import keys
 from protocol.messages import TokenEvents, decode_reply
@@ -28,10 +26,7 @@ from worker.rounds import run, tell
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    pool = Pool("p", PoolMemory(2000, block_size=4, max_model_len=0), max_waiting=10)
-    pool.memory.begin_load("loader", LOAD)
-    pool.memory.commit_load("loader")
-    pool.store = Store(LOAD.geometry, 2000, max_waiting=10)
+    pool = loaded_pool(2000)
     yield pool
     pool.store.check()
 
