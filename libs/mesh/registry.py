@@ -9,11 +9,12 @@ import structlog
 from redis.asyncio import Redis
 
 from mesh.connect import LOST
-from mesh.timing import every
+from mesh.timing import pause
 
 logger = structlog.get_logger()
 
 BEATS_PER_LEASE = 4
+SHORTEST_SECONDS = 0.05  # between two beats, however much happens
 
 
 async def heartbeat(
@@ -21,14 +22,23 @@ async def heartbeat(
     snapshot: Callable[[], dict[str, bytes]],
     lease_seconds: float,
     stopping: asyncio.Event,
+    news: asyncio.Event | None = None,
 ) -> None:
-    """Keep the snapshot's keys alive; they are gone at once when the process stops."""
+    """Keep the snapshot's keys alive; they are gone at once when the process stops.
+
+    With `news` a change is told soon, not only with the next beat; whoever sets
+    `stopping` sets it too.
+    """
     try:
-        async for _ in every(lease_seconds / BEATS_PER_LEASE, stopping):
+        while not stopping.is_set():
             try:
                 await _beat(redis, snapshot(), lease_seconds)
             except LOST as error:
                 logger.warning("heartbeat.missed", error=type(error).__name__)
+            await pause(lease_seconds / BEATS_PER_LEASE, news or stopping)
+            if news is not None and news.is_set():
+                news.clear()
+                await pause(SHORTEST_SECONDS, stopping)
     finally:
         with suppress(*LOST):  # then the keys end with their lease
             await redis.delete(*snapshot())

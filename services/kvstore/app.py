@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 import structlog
 from redis.asyncio import Redis
@@ -35,14 +36,19 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
         connect(settings.redis_url) as redis,
         health_server(settings.health_port, lambda: pool.store is not None),
     ):
-        announcer = Announcer(redis, pool)
+        announcer, news = Announcer(redis, pool), asyncio.Event()
+
+        def on_change() -> None:
+            announcer.wake()
+            news.set()
+
         async with (
-            serve_pool(settings.store_socket, pool, announcer.wake),
+            serve_pool(settings.store_socket, pool, on_change),
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(announcer.run(stopping), name="announcer")
             cancels = tasks.create_task(
-                take_cancels(redis, pool, announcer, stopping), name="cancels"
+                take_cancels(redis, pool, on_change, stopping), name="cancels"
             )
             tasks.create_task(
                 heartbeat(
@@ -50,16 +56,20 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                     lambda: snapshot(pool, worker_id),
                     settings.lease_seconds,
                     stopping,
+                    news,
                 ),
                 name="heartbeat",
             )
             await stopping.wait()
-            announcer.wake()
+            on_change()
             cancels.cancel()  # it may be in the middle of a blocking read
 
 
 async def take_cancels(
-    redis: Redis, pool: Pool, announcer: Announcer, stopping: asyncio.Event
+    redis: Redis,
+    pool: Pool,
+    on_change: Callable[[], None],
+    stopping: asyncio.Event,
 ) -> None:
     """Free what clients do not wait for any more; who waited for blocks gets them."""
     control = Tail(redis, keys.control(pool.name))
@@ -77,7 +87,7 @@ async def take_cancels(
                 logger.warning("control.malformed", reason=str(error))
                 continue
             pool.cancel(cancel.request_id)
-            announcer.wake()
+            on_change()
 
 
 def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:

@@ -135,7 +135,7 @@ async def test_a_cancel_frees_blocks(
     store.park([held(record)], "a")
 
     async with asyncio.TaskGroup() as tasks:
-        taking = take_cancels(redis, pool, announcer, stopping)
+        taking = take_cancels(redis, pool, announcer.wake, stopping)
         task = tasks.create_task(taking, name="cancels")
         await wait_until(lambda: blocked_clients(redis))
         cancel = Cancel(request_id=RequestId("r1"))

@@ -27,6 +27,26 @@ async def test_a_beating_heart_is_seen(redis: Redis) -> None:
     assert int(later[0]) > int(first[0])
 
 
+async def test_news_are_told_before_the_next_beat(redis: Redis) -> None:
+    """
+    A change is in the registry soon, however slowly the heart beats.
+    """
+    stopping, news = asyncio.Event(), asyncio.Event()
+    value = b"before"
+
+    async with asyncio.TaskGroup() as tasks:
+        beat = heartbeat(redis, lambda: {"worker:1": value}, 3600, stopping, news)
+        tasks.create_task(beat, name="heartbeat")
+        first = await wait_until(lambda: living(redis, "worker:*"))
+        value = b"after"
+        news.set()
+        later = await wait_until(lambda: differs(redis, first), seconds=2)
+        stopping.set()
+        news.set()
+
+    assert later == [b"after"]
+
+
 async def test_a_process_that_stops_is_gone_at_once(redis: Redis) -> None:
     """
     A clean stop takes the process out of the registry, long before its lease ends.
