@@ -110,21 +110,18 @@ class Generation:
     def num_cached_tokens(self) -> int:
         return self._inbox.num_cached_tokens
 
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """What to tell the client, until the one with a finish reason."""
-        while True:
-            arrival = await self._inbox.take()
-            if self._first_token_seconds is None:
-                self._first_token_seconds = self._arrived.seconds_ago
-                logger.debug("tokens.received", request_id=self.order.request_id)
-            if arrival.finish_reason == "abort":
-                raise RequestFailed("The pool gave up on the request.")
-            delta = self._output.push(arrival.token_ids, arrival.finish_reason)
-            if delta.finish_reason is not None:
-                self.outcome = delta.finish_reason
-            yield delta
-            if delta.finish_reason is not None:
-                return
+    async def next(self) -> Delta:
+        """What to tell the client next; the one with a finish reason is the last."""
+        arrival = await self._inbox.take()
+        if self._first_token_seconds is None:
+            self._first_token_seconds = self._arrived.seconds_ago
+            logger.debug("tokens.received", request_id=self.order.request_id)
+        if arrival.finish_reason == "abort":
+            raise RequestFailed("The pool gave up on the request.")
+        delta = self._output.push(arrival.token_ids, arrival.finish_reason)
+        if delta.finish_reason is not None:
+            self.outcome = delta.finish_reason
+        return delta
 
     def report(self) -> None:
         """What operators see of a request; never its text."""

@@ -1,7 +1,7 @@
 """One request's output: tokens become text until it ends. Synchronous; sends nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.detokenize import Detokenizer
 from gateway.orders import Order
@@ -9,8 +9,7 @@ from gateway.stop import StopStrings
 from protocol.messages import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """What the client is told next."""
 
     text: str
@@ -26,29 +25,30 @@ class Output:
         self._order = order
         self._detokenizer = detokenizer
         self._stops = StopStrings(order.stop_strings)
+        self._min_tokens = order.sampling.min_tokens
         self.num_tokens = 0
 
     def push(self, token_ids: Sequence[int], finish: FinishReason | None) -> Delta:
         """The next tokens, and how the pool says that they end."""
-        text = []
+        text = ""
         num_shown = len(token_ids) - (finish == "stop")  # a stop token has no text
-        for place, token_id in enumerate(token_ids[:num_shown], start=1):
+        for place in range(num_shown):
             self.num_tokens += 1
-            text.append(self._check(self._detokenizer.push(token_id)))
+            text += self._check(self._detokenizer.push(token_ids[place]))
             if self._stops.matched is not None:
-                return self._stopped("".join(text), token_ids[:place])
-        self.num_tokens += len(token_ids) - num_shown
+                return self._stopped(text, token_ids[: place + 1])
         if finish is None:
-            return Delta("".join(text), token_ids)
-        text.append(self._check(self._detokenizer.flush()))
+            return Delta(text, token_ids)
+        self.num_tokens += len(token_ids) - num_shown
+        text += self._check(self._detokenizer.flush())
         if self._stops.matched is not None:
-            return self._stopped("".join(text), token_ids)
-        text.append(self._stops.flush())
+            return self._stopped(text, token_ids)
+        text += self._stops.flush()
         reason = self._stop_token(token_ids) if finish == "stop" else None
-        return Delta("".join(text), token_ids, finish, reason)
+        return Delta(text, token_ids, finish, reason)
 
     def _check(self, piece: str) -> str:
-        if self.num_tokens <= self._order.sampling.min_tokens:
+        if self.num_tokens <= self._min_tokens:
             return piece
         return self._stops.push(piece)
 

@@ -6,7 +6,7 @@ Knows nothing of HTTP or text.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -30,8 +30,7 @@ RETRY_SECONDS = 0.1
 logger = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """All that came for a request since it last looked."""
 
     token_ids: list[int]
@@ -50,7 +49,8 @@ class Inbox:
         self._waiting: list[int] = []
         self._finish_reason: FinishReason | None = None
         self._error: ApiError | None = None
-        self._wake = asyncio.Event()
+        self._has_news = False
+        self._awaited: asyncio.Future[None] | None = None
         self.num_cached_tokens = 0
         self.has_ended = False  # the pool is done with the request
 
@@ -73,7 +73,7 @@ class Inbox:
             self._finish_reason = event.finish_reason
             self.has_ended = True
         if new or self.has_ended:
-            self._wake.set()
+            self._wake()
 
     def fail(self, error: ApiError, *, has_ended: bool = False) -> None:
         """The request gets this error once it took the tokens before it."""
@@ -81,18 +81,23 @@ class Inbox:
             return
         self.has_ended = has_ended
         self._error = error
-        self._wake.set()
+        self._wake()
 
     async def take(self) -> Arrival:
         """Wait for news; raises the request's error."""
-        await self._wake.wait()
-        self._wake.clear()
+        if not self._has_news:
+            self._awaited = asyncio.get_running_loop().create_future()
+            await self._awaited
+        self._has_news = self._error is not None
         if self._error is not None and not self._waiting:
             raise self._error
         token_ids, self._waiting = self._waiting, []
-        if self._error is not None:
-            self._wake.set()
         return Arrival(token_ids, self._finish_reason)
+
+    def _wake(self) -> None:
+        self._has_news = True
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
 
 class Replies:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
@@ -38,7 +38,9 @@ async def respond(request: web.Request, pool: Pool, work: Work) -> web.StreamRes
 async def _whole(pool: Pool, work: Work) -> web.Response:
     async def choice(_: int, order: Order) -> Choice:
         async with pool.generate(order, work.arrived) as generation:
-            deltas = [delta async for delta in generation.deltas()]
+            deltas = [await generation.next()]
+            while deltas[-1].finish_reason is None:
+                deltas.append(await generation.next())
             return Choice(order.prompt_ids, _joined(deltas), _usage(generation))
 
     choices = await _for_each(work.orders, choice)
@@ -48,8 +50,7 @@ async def _whole(pool: Pool, work: Work) -> web.Response:
 
 
 def _joined(deltas: Sequence[Delta]) -> Delta:
-    return replace(
-        deltas[-1],
+    return deltas[-1]._replace(
         text="".join(delta.text for delta in deltas),
         token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
     )
@@ -91,13 +92,12 @@ async def _send_choices(stream: "EventStream", pool: Pool, work: Work) -> None:
 async def _send_choice(
     stream: "EventStream", answer: Answer, index: int, generation: Generation
 ) -> None:
-    is_first = True
-    async for delta in generation.deltas():
-        if is_first:
-            prompt_ids = generation.order.prompt_ids
-            await stream.send(answer.first_chunk(index, delta, prompt_ids))
-            is_first = False
-        elif answer.is_worth_sending(delta):
+    delta = await generation.next()
+    prompt_ids = generation.order.prompt_ids
+    await stream.send(answer.first_chunk(index, delta, prompt_ids))
+    while delta.finish_reason is None:
+        delta = await generation.next()
+        if answer.is_worth_sending(delta):
             await stream.send(answer.chunk(index, delta))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +15,15 @@ from mesh.errors import ConfigurationError
 
 FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "tekken.json")
 
+MAX_WINDOWS = 1 << 16  # of the detokenizer, whose text is remembered: about 15 MB
+
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n"
     "{% endfor %}assistant:"
 )
+
+Encode = Callable[[str, bool], list[int]]
+Decode = Callable[[Sequence[int]], str]
 
 logger = structlog.get_logger()
 
@@ -35,9 +41,10 @@ class Message(Protocol):
 class Tokenizer:
     """One model's tokenizer; safe to use from several threads."""
 
-    encode_text: Callable[[str, bool], list[int]]
-    decode: Callable[[list[int]], str]
+    encode_text: Encode
+    decode: Decode
     render: Callable[[list[dict[str, str]]], str]
+    decode_window: Callable[[tuple[int, ...]], str]  # remembers frequent ones
     special_ids: frozenset[int]
     eos_ids: tuple[int, ...]
     max_token_characters: int
@@ -61,7 +68,7 @@ class Tokenizer:
 
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """Of an output that continues this prompt."""
-        return Detokenizer(self.decode, self.special_ids, prompt_ids)
+        return Detokenizer(self.decode_window, self.special_ids, prompt_ids)
 
 
 def load_tokenizer(model: str, chat_template: str) -> Tokenizer | None:
@@ -112,6 +119,7 @@ def _wrapped(loaded: Any, template: str | None) -> Tokenizer:
     return Tokenizer(
         encode_text=encode,
         decode=decode,
+        decode_window=lru_cache(MAX_WINDOWS)(decode),
         render=render,
         special_ids=_special_ids(loaded),
         eos_ids=() if loaded.eos_token_id is None else (loaded.eos_token_id,),
@@ -126,10 +134,6 @@ def _special_ids(loaded: Any) -> frozenset[int]:
     return frozenset(marked.union(loaded.all_special_ids))
 
 
-Encode = Callable[[str, bool], list[int]]
-Decode = Callable[[list[int]], str]
-
-
 def _fast(loaded: Any) -> tuple[Encode, Decode]:
     """Straight to the Rust tokenizer: the wrapper round it is not thread-safe."""
     backend = loaded.backend_tokenizer
@@ -140,7 +144,7 @@ def _fast(loaded: Any) -> tuple[Encode, Decode]:
         ids: list[int] = backend.encode(text, add_special_tokens=has_special_tokens).ids
         return ids
 
-    def decode(token_ids: list[int]) -> str:
+    def decode(token_ids: Sequence[int]) -> str:
         text: str = backend.decode(token_ids, False)
         return text
 
@@ -152,8 +156,8 @@ def _slow(loaded: Any) -> tuple[Encode, Decode]:
         ids: list[int] = loaded.encode(text, add_special_tokens=has_special_tokens)
         return ids
 
-    def decode(token_ids: list[int]) -> str:
-        text: str = loaded.decode(token_ids, clean_up_tokenization_spaces=False)
+    def decode(token_ids: Sequence[int]) -> str:
+        text: str = loaded.decode([*token_ids], clean_up_tokenization_spaces=False)
         return text
 
     return encode, decode

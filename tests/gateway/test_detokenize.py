@@ -129,6 +129,23 @@ def test_text_after_special_tokens_alone_has_no_leading_space(
     assert pieces == ["Once", " upon", ""]
 
 
+def test_few_tokens_are_decoded_at_a_time(tokenizer: Tokenizer) -> None:
+    """However long prompt and output are, a token is decoded after one other."""
+    token_ids = tokenizer.encode_text("Once upon a time, there was a girl.", False)
+    decoded: list[tuple[int, ...]] = []
+
+    def decode(window: tuple[int, ...]) -> str:
+        decoded.append(window)
+        return tokenizer.decode(window)
+
+    detokenizer = Detokenizer(decode, (), token_ids * 10)
+    detokenizer.push(token_ids[0])
+    decoded.clear()
+    pushed(detokenizer, token_ids[1:])
+
+    assert max(map(len, decoded)) == 2
+
+
 def test_incomplete_character_is_held_back(tokenizer: Tokenizer) -> None:
     """Nothing is shown of a character before its last byte."""
     token_ids = [FIRST_BYTE + byte for byte in "😀".encode()]
