@@ -114,6 +114,7 @@ class FakePool:
                 pool=POOL,
                 pid=1,
                 host="here",
+                phases=(service,),
                 ready=True,
             )
             await self._redis.set(keys.worker(service), encode(worker))

@@ -15,6 +15,7 @@ from protocol.wire import Decoder, Message
 RequestId = NewType("RequestId", str)
 
 FinishReason = Literal["stop", "length", "abort"]
+Phase = Literal["prefill", "decode"]
 
 
 class PrefillJob(Message):
@@ -88,6 +89,7 @@ class WorkerStatus(Message):
     pool: str
     pid: int
     host: str
+    phases: tuple[Phase, ...] = ()  # what a worker computes
     running: int = 0
     waiting: int = 0
     ready: bool = False

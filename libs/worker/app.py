@@ -6,7 +6,6 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
@@ -16,10 +15,10 @@ from mesh.health import health_server
 from mesh.registry import heartbeat
 from mesh.streams import Consumer
 from protocol import keys
-from protocol.messages import WorkerStatus
+from protocol.messages import Phase, WorkerStatus
 from protocol.wire import encode
 from worker.batch import Batch
-from worker.core import Core, Phase
+from worker.core import Core
 from worker.exchange import Exchange
 from worker.inbox import Inbox, fill
 from worker.rounds import run, tell
@@ -30,12 +29,11 @@ from worker.startup import Stopped, attach, build_engine, preload
 # 5 ms is longer than a step of a small model.
 SWITCH_SECONDS = 0.0005
 
-Service = Literal["prefill", "decode"]
 
-PHASES: dict[str, frozenset[Phase]] = {
-    "prefill": frozenset({"prefill"}),
-    "decode": frozenset({"decode"}),
-    "both": frozenset({"prefill", "decode"}),
+PHASES: dict[str, tuple[Phase, ...]] = {
+    "prefill": ("prefill",),
+    "decode": ("decode",),
+    "both": ("prefill", "decode"),
 }
 
 logger = structlog.get_logger()
@@ -45,9 +43,9 @@ class Worker:
     """One worker process."""
 
     def __init__(
-        self, service: Service, settings: WorkerSettings, worker_id: str
+        self, service: Phase, settings: WorkerSettings, worker_id: str
     ) -> None:
-        self._service: Service = service
+        self._service: Phase = service
         self._settings = settings
         self._worker_id = worker_id
         self._inbox: Inbox | None = None  # once the engine is built
@@ -81,7 +79,7 @@ class Worker:
             thread, build_engine, settings, attachment
         )
         batch = Batch(settings.max_num_batched_tokens)
-        core = Core(store, engine, batch, PHASES[settings.phases])
+        core = Core(store, engine, batch, frozenset(PHASES[settings.phases]))
         exchange = Exchange()
         self._inbox = inbox = Inbox(settings.max_num_seqs, exchange)
         consumers = self._consumers(redis, core.phases)
@@ -91,7 +89,7 @@ class Worker:
             telling = tell(exchange, inbox, redis, stopping)
             tasks.create_task(run(core, exchange, telling, thread), name="rounds")
             self._ready.set()
-            logger.info("worker.ready", phases=sorted(core.phases))
+            logger.info("worker.ready", phases=PHASES[settings.phases])
             async with asyncio.TaskGroup() as reading:
                 for phase, consumer in consumers.items():
                     filling = fill(
@@ -120,6 +118,7 @@ class Worker:
             pool=self._settings.pool,
             pid=os.getpid(),
             host=socket.gethostname(),
+            phases=PHASES[self._settings.phases],
             running=self._inbox.num_running if self._inbox else 0,
             waiting=len(self._inbox) if self._inbox else 0,
             ready=self._ready.is_set(),

@@ -7,18 +7,15 @@ two steps: at that moment this process writes to no block.
 import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Sequences
-from typing import Literal
 
 from engine.interface import Chunk, Engine
 from kv.client import StoreClient
 from kv.operations import Advanced, Record
 from mesh import metrics
-from protocol.messages import DecodeJob, PrefillJob
+from protocol.messages import DecodeJob, Phase, PrefillJob
 from worker.batch import Batch
 from worker.exchange import Outcome, Work
 from worker.sequence import Sequence
-
-Phase = Literal["prefill", "decode"]
 
 
 class Core:

@@ -56,14 +56,14 @@ class PoolView:
         """Read what every member of the pool says of itself."""
         members = await living(redis, keys.ALL_WORKERS)
         stores = await living(redis, keys.ALL_POOLS)
-        is_known, phases = False, set()
+        is_known, phases = False, set[str]()
         for body in members + stores:
             match _read(body):
                 case PoolStatus(pool=self._name) as status:
                     self._status, self._seen_at = status, time.monotonic()
                     is_known = True
-                case WorkerStatus(pool=self._name, ready=True, service=service):
-                    phases.add(service)
+                case WorkerStatus(pool=self._name, ready=True, phases=computed):
+                    phases.update(computed)
         self.is_ready = is_known and phases >= PHASES
 
 

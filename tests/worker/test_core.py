@@ -11,9 +11,9 @@ from jobs import loaded_pool, prefill_job
 from engine.counting import CountingEngine
 from kvstore.pool import Pool
 from kvstore.store import Store
-from protocol.messages import DecodeJob, PrefillJob, RequestId, TokenEvent
+from protocol.messages import DecodeJob, Phase, PrefillJob, RequestId, TokenEvent
 from worker.batch import Batch
-from worker.core import Core, Phase
+from worker.core import Core
 from worker.exchange import Outcome, Work
 from worker.sequence import Sequence
 
