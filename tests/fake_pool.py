@@ -90,10 +90,11 @@ class FakePool:
         assert len(self.jobs) == 1, f"there were {len(self.jobs)} jobs"
         return self.jobs[0]
 
-    async def announce(self) -> None:
-        """Say that the pool is there and ready."""
+    async def announce(self, store: str = "store-1") -> None:
+        """Say that the pool is there and ready, with the memory of this store."""
         status = PoolStatus(
             pool=POOL,
+            store=store,
             model="stories260K",
             block_size=16,
             max_model_len=MAX_MODEL_LEN,

@@ -100,6 +100,7 @@ class PoolStatus(Message):
 
     type: Literal["pool"] = "pool"
     pool: str
+    store: str = ""  # worker id of the store: another one has none of the old memory
     model: str
     block_size: int
     max_model_len: int  # tokens, prompt and output together

@@ -49,7 +49,6 @@ class Gateway:
         self._worker_id = worker_id
         self._redis = redis
         self.admission = Admission(settings.max_open_requests)
-        self.view = PoolView(settings.pool)
         self.replies = Replies()
         self.outbox = Outbox(redis, settings.pool)
         self.pool = Pool(
@@ -59,6 +58,7 @@ class Gateway:
             worker_id,
             settings.request_timeout_seconds,
         )
+        self.view = PoolView(settings.pool, self.pool.resubmit_all)
 
     async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         settings = self._settings

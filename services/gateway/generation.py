@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,7 +15,7 @@ from gateway.outbox import Outbox
 from gateway.output import Delta, Output
 from gateway.replies import Inbox, Replies
 from mesh import metrics
-from protocol.messages import PrefillJob
+from protocol.messages import PrefillJob, RequestId
 
 logger = structlog.get_logger()
 
@@ -45,6 +45,7 @@ class Pool:
     replies: Replies
     gateway_id: str
     request_timeout_seconds: float
+    _open: dict[RequestId, tuple[PrefillJob, Inbox]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def generate(
@@ -55,19 +56,32 @@ class Pool:
         with self.replies.subscribe(order.request_id, max_tokens) as inbox:
             output = Output(order, self.model.detokenizer(order.prompt_ids))
             generation = Generation(order, inbox, output, arrived)
+            job = self._job(order, arrived)
+            self._open[job.request_id] = job, inbox
             try:
                 async with self._deadline(arrived):
-                    request_id = order.request_id
-                    logger.debug("request.submitted", request_id=request_id)
-                    await self.outbox.submit(self._job(order, arrived))
+                    logger.debug("request.submitted", request_id=job.request_id)
+                    await self.outbox.submit(job)
                     yield generation
             except ApiError as error:
                 generation.outcome = error.code
                 raise
             finally:
+                del self._open[job.request_id]
                 if not inbox.has_ended:
                     self.outbox.cancel(order.request_id)
                 generation.report()
+
+    def resubmit_all(self) -> None:
+        """The pool lost its memory: ask it to go on where each client's answer is.
+
+        Whatever a job of before still does, it is the same tokens, each taken once.
+        """
+        for job, inbox in self._open.values():
+            if not inbox.has_ended:
+                so_far = job.token_ids + tuple(inbox.token_ids)
+                self.outbox.resubmit(job.changed(token_ids=so_far))
+        logger.warning("requests.resubmitted", num_requests=len(self._open))
 
     @asynccontextmanager
     async def _deadline(self, arrived: Arrived) -> AsyncIterator[None]:

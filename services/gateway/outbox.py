@@ -50,18 +50,25 @@ class Outbox:
 
     async def submit(self, job: PrefillJob) -> None:
         """Send a job; Unavailable if Redis does not take it."""
-        fields = {
-            "request_id": job.request_id,
-            "reply_to": job.reply_to,
-            "body": encode(job),
-        }
         sent = asyncio.get_running_loop().create_future()
-        self._put(Waiting(Letter(keys.prefill(self._pool), fields), sent))
+        self._put(Waiting(self._letter(job), sent))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 await sent
         except TimeoutError:
             raise Unavailable("The message queue does not answer.") from None
+
+    def resubmit(self, job: PrefillJob) -> None:
+        """Send the continuation of a request, however long it takes."""
+        self._put(Waiting(self._letter(job)))
+
+    def _letter(self, job: PrefillJob) -> Letter:
+        fields = {
+            "request_id": job.request_id,
+            "reply_to": job.reply_to,
+            "body": encode(job),
+        }
+        return Letter(keys.prefill(self._pool), fields)
 
     def cancel(self, request_id: RequestId) -> None:
         """Tell the pool to drop a request. Returns at once."""

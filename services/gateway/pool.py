@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 from redis.asyncio import Redis
@@ -26,8 +27,10 @@ logger = structlog.get_logger()
 class PoolView:
     """The pool as its members last described themselves."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_new_store: Callable[[], None]) -> None:
+        """`on_new_store` is called when the store is another one than before."""
         self._name = name
+        self._on_new_store = on_new_store
         self._status: PoolStatus | None = None
         self._seen_at = 0.0
         self.is_ready = False
@@ -60,11 +63,18 @@ class PoolView:
         for body in members + stores:
             match _read(body):
                 case PoolStatus(pool=self._name) as status:
-                    self._status, self._seen_at = status, time.monotonic()
+                    self._see(status)
                     is_known = True
                 case WorkerStatus(pool=self._name, ready=True, phases=computed):
                     phases.update(computed)
         self.is_ready = is_known and phases >= PHASES
+
+    def _see(self, status: PoolStatus) -> None:
+        before = self._status
+        self._status, self._seen_at = status, time.monotonic()
+        if before is not None and before.store != status.store:
+            logger.warning("pool.new_store", before=before.store, now=status.store)
+            self._on_new_store()
 
 
 def _read(body: bytes) -> WorkerStatus | PoolStatus | None:

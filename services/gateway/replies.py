@@ -45,12 +45,12 @@ class Inbox:
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._num_received = 0
-        self._waiting: list[int] = []
+        self._num_taken = 0
         self._finish_reason: FinishReason | None = None
         self._error: ApiError | None = None
         self._has_news = False
         self._awaited: asyncio.Future[None] | None = None
+        self.token_ids: list[int] = []  # all that came, in order
         self.num_cached_tokens = 0
         self.has_ended = False  # the pool is done with the request
 
@@ -58,16 +58,15 @@ class Inbox:
         """Take what is new in the event; a missing token fails the request."""
         if self.has_ended or self._error is not None:
             return
-        num_known = self._num_received - event.index
+        num_known = len(self.token_ids) - event.index
         if num_known < 0:
             self.fail(RequestFailed("Tokens of the answer were lost."))
             return
         new = event.token_ids[num_known:]
-        self._num_received += len(new)
-        if self._num_received > self._max_tokens:
+        if len(self.token_ids) + len(new) > self._max_tokens:
             self.fail(RequestFailed("The answer has more tokens than asked for."))
             return
-        self._waiting.extend(new)
+        self.token_ids.extend(new)
         self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
         if event.finish_reason and num_known <= len(event.token_ids):
             self._finish_reason = event.finish_reason
@@ -89,9 +88,10 @@ class Inbox:
             self._awaited = asyncio.get_running_loop().create_future()
             await self._awaited
         self._has_news = self._error is not None
-        if self._error is not None and not self._waiting:
+        token_ids = self.token_ids[self._num_taken :]
+        self._num_taken += len(token_ids)
+        if self._error is not None and not token_ids:
             raise self._error
-        token_ids, self._waiting = self._waiting, []
         return Arrival(token_ids, self._finish_reason)
 
     def _wake(self) -> None:

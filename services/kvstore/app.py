@@ -108,5 +108,5 @@ def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:
         metrics.KV_CACHE_USAGE.set(status.referenced / status.total)
         for state in ("free", "cached", "referenced", "quarantined"):
             metrics.KV_BLOCKS.labels(state).set(getattr(status, state))
-        values[keys.pool(pool.name)] = encode(status)
+        values[keys.pool(pool.name)] = encode(status.changed(store=worker_id))
     return values

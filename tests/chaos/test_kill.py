@@ -129,3 +129,16 @@ async def test_sampled_output_survives_too(whole_mesh: RunningMesh) -> None:
     wild = await stream(whole_mesh.url, once_at(40, lambda: kill_all(victims)), **asked)
 
     assert wild == calm
+
+
+async def test_a_killed_store(whole_mesh: RunningMesh) -> None:
+    """
+    When the store dies its memory is gone: the answers are computed again up to where
+    each client is, and go on there.
+    """
+    calm = await streamed(whole_mesh)
+    victim = whole_mesh.pids("kvstore")
+
+    wild = await streamed(whole_mesh, once_at(60, lambda: kill_all(victim)))
+
+    assert wild == calm

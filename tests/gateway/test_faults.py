@@ -247,3 +247,38 @@ async def test_stopping_ends_streams_with_an_event(
 
     assert last["error"]["code"] == "unavailable"
     await until_cancelled(pool)
+
+
+async def test_a_new_store_gets_the_continuation(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """When the store died, what its clients already have becomes part of the prompt."""
+    pool.script = lambda job: [tokens(job, 403, 407)]
+    async with client.post(COMPLETIONS, json={**LONG, "stream": True}) as response:
+        await first_event(response)
+
+        await pool.announce(store="store-2")
+        await wait_until(lambda: len(pool.jobs) == 2)
+
+        response.close()
+
+    first, second = pool.jobs
+    assert second.request_id == first.request_id
+    assert second.token_ids == (*first.token_ids, 403, 407)
+    assert second.num_prompt_tokens == first.num_prompt_tokens
+
+
+async def test_the_same_store_is_not_asked_twice(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """A heartbeat of the store that a request is at is no reason to submit it again."""
+    pool.script = lambda job: [tokens(job, 403)]
+    async with client.post(COMPLETIONS, json={**LONG, "stream": True}) as response:
+        await first_event(response)
+        await pool.announce()
+        await pool.say(tokens(pool.job, 407, index=1, finish="length"), pool.job)
+
+        received = await events(response)
+
+    assert received
+    assert len(pool.jobs) == 1
