@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 import structlog
 from redis.asyncio import Redis
 
-from mesh.connect import connect
+from mesh.connect import LOST, connect
 from mesh.health import health_server
 from mesh.registry import heartbeat
 from mesh.streams import Consumer
@@ -28,7 +28,6 @@ from worker.startup import Stopped, attach, build_engine, preload
 # The engine's thread must not keep the loop waiting for the interpreter: the default of
 # 5 ms is longer than a step of a small model.
 SWITCH_SECONDS = 0.0005
-
 
 PHASES: dict[str, tuple[Phase, ...]] = {
     "prefill": ("prefill",),
@@ -97,8 +96,9 @@ class Worker:
                     )
                     reading.create_task(filling, name=f"{phase} jobs")
             exchange.stop()  # nothing comes any more: leave what is there to others
-        for consumer in consumers.values():
-            await consumer.leave()
+        with suppress(*LOST):  # its name is all that would stay behind
+            for consumer in consumers.values():
+                await consumer.leave()
 
     def _consumers(
         self, redis: Redis, phases: frozenset[Phase]

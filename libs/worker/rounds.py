@@ -5,13 +5,17 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor
 from itertools import groupby
 
+import structlog
 from redis.asyncio import Redis
 
 from mesh import metrics
+from mesh.connect import LOST
 from worker.core import Core
 from worker.exchange import Exchange
 from worker.inbox import Arrival, Inbox
 from worker.publisher import publish
+
+logger = structlog.get_logger()
 
 
 def compute(core: Core, exchange: Exchange) -> None:
@@ -59,6 +63,12 @@ async def run(
 
 
 async def acknowledge(arrivals: list[Arrival]) -> None:
-    """The store knows who has these jobs: the streams may forget them."""
-    for consumer, of_one in groupby(arrivals, key=lambda arrival: arrival.consumer):
-        await consumer.acknowledge(arrival.entry for arrival in of_one)
+    """The store knows who has these jobs: the streams may forget them.
+
+    A job that cannot be acknowledged comes again, and the store says that it is gone.
+    """
+    try:
+        for consumer, of_one in groupby(arrivals, key=lambda arrival: arrival.consumer):
+            await consumer.acknowledge(arrival.entry for arrival in of_one)
+    except LOST as error:
+        logger.warning("jobs.unacknowledged", error=type(error).__name__)
