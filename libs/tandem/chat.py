@@ -1,10 +1,12 @@
 """`tandem chat`: a conversation in a terminal. Speaks HTTP only."""
 
 import json
+import signal
 import sys
+import threading
 import urllib.request
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -134,11 +136,31 @@ def _questions(console: Console) -> Iterator[str]:
 
 def _answer(console: Console, conversation: Conversation, question: str) -> None:
     try:
-        with closing(conversation.ask(question)) as pieces:
+        with _noticed() as interrupted, closing(conversation.ask(question)) as pieces:
             for piece in pieces:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
                 print(piece.translate(UNPRINTABLE), end="", flush=True)
     except KeyboardInterrupt:
         console.print(" [dim](stopped)[/]", end="")
     except AnswerFailed as error:
         print(f"tandem: {error}", file=sys.stderr)
     console.print()
+
+
+@contextmanager
+def _noticed() -> Iterator[threading.Event]:
+    """Ctrl-C raises as always, and is remembered: an interrupt that comes while the
+    interpreter calls back, as at the end of an object, is raised where nobody sees it.
+    """
+    interrupted = threading.Event()
+
+    def notice(_number: int, _frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -148,13 +148,17 @@ async def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(gateway: Gateway) -> No
     """
     gateway.is_endless = True
     ours, theirs = pty.openpty()
-    with subprocess.Popen(  # noqa: ASYNC220
-        [*CHAT, gateway.url],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "dumb"},
-    ) as process:
+    with (
+        subprocess.Popen(  # noqa: ASYNC220
+            [*CHAT, gateway.url],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "dumb"},
+        ) as process,
+        ExitStack() as at_the_end,
+    ):
+        at_the_end.callback(process.kill)  # a failed test must not wait for it
         os.close(theirs)
         screen = Screen(ours)
 
