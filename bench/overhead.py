@@ -38,6 +38,7 @@ from rich.table import Table
 
 NUM_WARM_UP = 20
 NUM_PROMPT_TOKENS = 64
+ANSWER_SECONDS = 60
 TIMELINE = ("request.submitted", "job.taken", "tokens.posting", "tokens.received")
 PARTS = ("stream to worker", "store and step", "reply to gateway")
 READY = re.compile(r"ready http://(?P<host>[^:]+):(?P<port>\d+)")
@@ -155,7 +156,8 @@ async def ask(mesh: Mesh, num_tokens: int) -> Answer:
     _, client = await loop.create_connection(
         lambda: Client(request), mesh.host, mesh.port
     )
-    ttft, e2e = await client.answer
+    async with asyncio.timeout(ANSWER_SECONDS):
+        ttft, e2e = await client.answer
     return Answer(ttft, e2e, num_tokens)
 
 

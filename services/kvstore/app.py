@@ -39,8 +39,9 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
         announcer, news = Announcer(redis, pool), asyncio.Event()
 
         def on_change() -> None:
-            announcer.wake()
             news.set()
+            if pool.has_announcements or stopping.is_set():
+                announcer.wake()
 
         async with (
             serve_pool(settings.store_socket, pool, on_change),

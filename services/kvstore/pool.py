@@ -79,6 +79,12 @@ class Pool:
         if self.store is not None:
             self.store.cancel(request_id)
 
+    @property
+    def has_announcements(self) -> bool:
+        """Something was parked or given up that nobody knows of yet."""
+        store = self.store
+        return store is not None and bool(store.announcements or store.failures)
+
     def status(self) -> PoolStatus | None:
         """None while no model is loaded."""
         return self._status(self.store) if self.store else None
