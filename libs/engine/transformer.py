@@ -21,7 +21,7 @@ from protocol.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
-class PoolMemory:
+class MappedMemory:
     """A pool's memory, mapped: one-dimensional views of bytes, and what lies in them."""
 
     weights: memoryview  # may be read-only
@@ -44,7 +44,9 @@ class TransformerEngine:
         torch.set_num_threads(threads)
 
     @classmethod
-    def build(cls, path: Path, memory: PoolMemory, threads: int) -> "TransformerEngine":
+    def build(
+        cls, path: Path, memory: MappedMemory, threads: int
+    ) -> "TransformerEngine":
         """Build the model of `path` over weights already loaded and blocks in use.
 
         `threads` is how many cores a step computes on. Raises EngineError when model

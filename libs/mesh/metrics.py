@@ -53,8 +53,3 @@ KV_BLOCKS = Gauge("tandem_kv_blocks", "KV blocks by state.", ["state"])
 KV_CACHE_USAGE = Gauge(
     "tandem_kv_cache_usage_ratio", "Referenced KV blocks among all, 0 to 1."
 )
-ADOPTIONS = Counter(
-    "tandem_adoptions_total",
-    "Sequences taken over, by what parked them.",
-    ["parked_by"],
-)

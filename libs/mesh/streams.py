@@ -169,11 +169,6 @@ class Consumer:
             await self._redis.xgroup_delconsumer(self._stream, self._group, self._name)
 
 
-async def backlog(redis: Redis, stream: str) -> int:
-    """How many entries are neither acknowledged nor buried."""
-    return int(await redis.xlen(stream))
-
-
 class Tail:
     """Reads a stream from a point on, for itself alone."""
 

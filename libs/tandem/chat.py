@@ -137,15 +137,19 @@ def _questions(console: Console) -> Iterator[str]:
 def _answer(console: Console, conversation: Conversation, question: str) -> None:
     try:
         with _noticed() as interrupted, closing(conversation.ask(question)) as pieces:
-            for piece in pieces:
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-                print(piece.translate(UNPRINTABLE), end="", flush=True)
+            _show(pieces, interrupted)
     except KeyboardInterrupt:
         console.print(" [dim](stopped)[/]", end="")
     except AnswerFailed as error:
         print(f"tandem: {error}", file=sys.stderr)
     console.print()
+
+
+def _show(pieces: Iterator[str], interrupted: threading.Event) -> None:
+    for piece in pieces:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        print(piece.translate(UNPRINTABLE), end="", flush=True)
 
 
 @contextmanager

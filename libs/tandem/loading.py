@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from mesh.connect import LOST
-from mesh.timing import every
+from mesh.timing import pause
 from tandem.plan import Options
 from tandem.status import processes
 
@@ -21,15 +21,14 @@ async def loaded(
     options: Options, redis: Redis, url: str, stopping: asyncio.Event
 ) -> bool:
     """Wait until the gateway says that it would answer; False when told to stop."""
-    started = time.monotonic()
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
-        with Console(stderr=True).status("starting") as line:
-            async for _ in every(POLL_SECONDS, stopping):
-                if await _is_ready(http, url):
-                    break
+    with Console(stderr=True).status("starting") as line:
+        started = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            while not stopping.is_set() and not await _is_ready(http, url):
                 up = await _num_ready(redis)
                 line.update(_in_words(options, up, time.monotonic() - started))
+                await pause(POLL_SECONDS, stopping)
     return not stopping.is_set()
 
 

@@ -111,9 +111,9 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
     if settings.engine == COUNTING:
         return CountingEngine(attachment.facts.vocab_size)
     # torch takes seconds to import: only who computes pays for it.
-    from engine.transformer import PoolMemory, TransformerEngine
+    from engine.transformer import MappedMemory, TransformerEngine
 
-    memory = PoolMemory(
+    memory = MappedMemory(
         attachment.weights.view,
         attachment.tensors,
         attachment.blocks.view,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from engine.checkpoint import Checkpoint
 from engine.interface import Chunk
-from engine.transformer import PoolMemory, TransformerEngine
+from engine.transformer import MappedMemory, TransformerEngine
 from protocol.memory import DType
 from protocol.sampling import SamplingParams
 
@@ -129,7 +129,7 @@ class Memory:
         self.blocks = memoryview(bytearray(b"\xff" * size))
 
     def engine(self) -> TransformerEngine:
-        memory = PoolMemory(
+        memory = MappedMemory(
             self.weights,
             self.checkpoint.tensors,
             self.blocks,

@@ -14,7 +14,7 @@ from kvstore.app import snapshot, take_cancels
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import MAX_DEATHS
-from mesh.streams import Mailbox, backlog, send
+from mesh.streams import Mailbox, send
 from protocol import keys
 from protocol.messages import (
     Cancel,
@@ -75,8 +75,8 @@ async def test_a_parked_sequence_is_on_the_stream_of_its_phase(
     pool.store.detach("a")
     announcer.wake()
 
-    await wait_until(lambda: backlog(redis, keys.prefill("p")))
-    await wait_until(lambda: backlog(redis, keys.decode("p")))
+    await wait_until(lambda: redis.xlen(keys.prefill("p")))
+    await wait_until(lambda: redis.xlen(keys.decode("p")))
     ((_, fields),) = await redis.xrange(keys.decode("p"))
     job = decode_job(fields[b"body"])
     assert isinstance(job, DecodeJob)
@@ -98,7 +98,7 @@ async def test_what_was_adopted_meanwhile_is_not_announced(
     announcer.wake()
 
     await wait_until(lambda: not store.announcements)
-    assert await backlog(redis, keys.decode("p")) == 1
+    assert await redis.xlen(keys.decode("p")) == 1
 
 
 async def test_a_fatal_request_is_buried_and_its_client_told(

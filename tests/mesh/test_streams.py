@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from mesh.streams import Consumer, Letter, Mailbox, Tail, backlog, post, send, send_all
+from mesh.streams import Consumer, Letter, Mailbox, Tail, post, send, send_all
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_acknowledged_entries_leave_the_stream(
 
     await one.acknowledge(taken)
 
-    assert await backlog(redis, "jobs") == 1
+    assert await redis.xlen("jobs") == 1
 
 
 async def test_an_abandoned_entry_is_taken_over(
@@ -122,7 +122,7 @@ async def test_a_buried_entry_is_kept_with_its_reason(
     ((_, letter),) = await redis.xrange("graveyard")
     assert letter[b"reason"] == b"no such job"
     assert letter[b"stream"] == b"jobs"
-    assert await backlog(redis, "jobs") == 0
+    assert await redis.xlen("jobs") == 0
 
 
 async def test_a_consumer_survives_the_loss_of_all_data(

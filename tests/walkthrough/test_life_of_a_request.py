@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from engine.counting import CountingEngine
 from kvstore.announcer import Announcer
 from kvstore.pool import Pool
-from mesh.streams import Consumer, Entry, Mailbox, backlog, send
+from mesh.streams import Consumer, Entry, Mailbox, send
 from protocol import keys
 from protocol.messages import (
     DecodeJob,
@@ -107,7 +107,7 @@ async def test_2_the_job_is_acknowledged_once_the_store_has_it(
     prefill.round(Work([decode_job(entry.fields[b"body"])]))
     await consumer.acknowledge([entry])
 
-    assert await backlog(redis, keys.prefill("p")) == 0
+    assert await redis.xlen(keys.prefill("p")) == 0
     assert pool.store
     assert pool.store.parked(REQUEST.request_id)
 

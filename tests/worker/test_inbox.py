@@ -9,7 +9,7 @@ from jobs import prefill_job
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from mesh.streams import Consumer, Mailbox, backlog, send
+from mesh.streams import Consumer, Mailbox, send
 from protocol.messages import Failed, PrefillJob, decode_reply
 from protocol.wire import encode
 from worker.exchange import Exchange
@@ -123,7 +123,7 @@ async def test_what_is_no_job_is_buried_and_its_client_told(
     (failed,) = map(decode_reply, letters)
     assert isinstance(failed, Failed)
     assert failed.request_id == "r1"
-    assert await backlog(redis, "jobs") == 0
+    assert await redis.xlen("jobs") == 0
     assert len(inbox) == 0
 
 

@@ -13,7 +13,7 @@ from waiting import wait_until
 
 from engine.counting import CountingEngine
 from kvstore.pool import Pool
-from mesh.streams import Consumer, Mailbox, backlog, send
+from mesh.streams import Consumer, Mailbox, send
 from protocol import keys
 from protocol.messages import TokenEvents, decode_reply
 from protocol.wire import encode
@@ -93,7 +93,7 @@ async def test_a_job_becomes_tokens(redis: Redis, pool: Pool, mailbox: Mailbox) 
         await wait_until(lambda: store.blocks.num_free == 2000)
 
     assert tokens == list(range(4, 24))
-    assert await backlog(redis, keys.prefill("p")) == 0
+    assert await redis.xlen(keys.prefill("p")) == 0
 
 
 async def test_a_worker_that_stops_parks_what_it_has(
