@@ -211,9 +211,12 @@ class Mailbox(Tail):
         await self._redis.pexpire(self._stream, self._lease_ms)
 
     async def renew(self) -> None:
-        """Keep the stream for another lease; make it again if Redis lost it."""
+        """Keep the stream for another lease, without what was read; make it again if
+        Redis lost it."""
         if not await self._redis.pexpire(self._stream, self._lease_ms):
             await self.open()
+        elif self._last != b"0":
+            await self._redis.xtrim(self._stream, minid=self._last.decode())
 
     async def close(self) -> None:
         await self._redis.delete(self._stream)

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import structlog
@@ -54,6 +54,8 @@ async def attach(
             answer = store.attach(worker_id, mine)
         except StoreLost as error:
             logger.debug("store.away", reason=str(error))
+            if store is not None:
+                store.close()  # a silent store must not go on to count on this one
             store = None
             continue
         except Refused as error:
@@ -97,7 +99,8 @@ async def _end(
     loader: asyncio.subprocess.Process, seconds: float, stopping: asyncio.Event
 ) -> None:
     await pause(seconds, stopping)
-    loader.kill()
+    with suppress(ProcessLookupError):  # it ended just now
+        loader.kill()
 
 
 def preload(settings: WorkerSettings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from aiohttp import web
 
@@ -67,12 +68,13 @@ class _TooManyConnections(asyncio.Protocol):
     """Answers without reading a byte."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport), "a stream socket"
+        # A cast: uvloop's transports are none of asyncio's classes.
+        stream = cast(asyncio.WriteTransport, transport)
         body = Overloaded("Too many connections are open.").body()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
             f"Retry-After: {Overloaded.retry_after_seconds}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        transport.write(head.encode() + body)
-        transport.close()
+        stream.write(head.encode() + body)
+        stream.close()

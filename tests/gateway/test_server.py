@@ -1,5 +1,6 @@
 """A gateway as a process: what it listens on, and what it says when it cannot."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
+from aiohttp import web
 from fake_pool import FakePool
 from waiting import wait_until
 
-from gateway.server import listening_socket
+from gateway.server import http_server, listening_socket
 from gateway.settings import Settings
 from mesh.errors import ConfigurationError
 
@@ -79,3 +82,23 @@ def test_a_descriptor_that_is_no_socket_is_named() -> None:
     """A wrong descriptor is a configuration error."""
     with open(os.devnull) as file, pytest.raises(ConfigurationError, match="LISTEN_FD"):
         listening_socket(Settings(listen_fd=file.fileno()))
+
+
+def test_connections_beyond_the_limit_are_answered_on_uvloop_too() -> None:
+    """The loop that services run on has transports of its own kind."""
+
+    async def overcrowd() -> bytes:
+        settings = Settings(max_connections=1)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            async with http_server(web.Application(), settings, listener):
+                _, first = await asyncio.open_connection("127.0.0.1", port)
+                reader, second = await asyncio.open_connection("127.0.0.1", port)
+                answer = await asyncio.wait_for(reader.read(), 5)
+                first.close()
+                second.close()
+                return answer
+
+    answer = uvloop.run(overcrowd())
+
+    assert answer.startswith(b"HTTP/1.1 503 ")

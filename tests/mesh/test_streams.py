@@ -202,6 +202,26 @@ async def test_a_mailbox_ends_with_its_lease(redis: Redis) -> None:
     assert await post(redis, {"box": {"n": "1"}}) == {"box"}
 
 
+async def test_a_mailbox_does_not_keep_what_was_read(redis: Redis) -> None:
+    """
+    A renewal throws away what its reader has, and nothing of what it has not.
+    """
+    mailbox = Mailbox(redis, "box", lease_seconds=5)
+    await mailbox.open()
+    for number in range(300):
+        await post(redis, {"box": {"n": str(number)}})
+    await mailbox.read(251)  # the mark that it starts with, and 250 letters
+
+    await mailbox.renew()
+
+    kept = await redis.xlen("box")
+    rest = await mailbox.read(1000)
+    assert kept < 200
+    assert [entry.fields[b"n"] for entry in rest] == [
+        b"%d" % n for n in range(250, 300)
+    ]
+
+
 async def test_a_renewed_mailbox_comes_back_after_a_loss(redis: Redis) -> None:
     """
     A reader whose mailbox Redis lost has it again with the next renewal.
