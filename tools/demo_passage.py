@@ -54,7 +54,7 @@ def _placed(rng: random.Random, passage: str, question: str, answer: str) -> Ite
 
 def people(rng: random.Random) -> list[Person]:
     """Two to thirty people of whom no two share anything; mostly few."""
-    most = rng.choices((5, 12, 30), (75, 20, 5))[0]
+    most = rng.choices((3, 6, 12, 30), (45, 35, 16, 4))[0]
     count = rng.randint(2, most)
     jobs = [with_article(job) for job in rng.sample(WORDS["jobs"], count)]
     things = [
@@ -87,7 +87,7 @@ def about(rng: random.Random, person: Person, attribute: str) -> str:
 
 
 def _about_settings(rng: random.Random) -> Item:
-    most = rng.choices((6, 30), (80, 20))[0]
+    most = rng.choices((4, 8, 30), (50, 35, 15))[0]
     keys = rng.sample(WORDS["keys"], rng.randint(2, most))
     settings = {key: rng.randrange(1000) for key in keys}
     wanted = rng.choice(keys)

@@ -90,8 +90,10 @@ def comparing(rng: random.Random) -> Item:
         size, holds = rng.choice((("larger", a > b), ("smaller", a < b)))
         question = f"Is {a} {size} than {b}?"
         actual = "larger" if a > b else "smaller"
-        verdict = "Yes" if holds else "No"
-        return one(key, asked(rng, question), f"{verdict}, {a} is {actual} than {b}.")
+        verdict = "yes" if holds else "no"
+        return one(
+            key, asked(rng, question), f"{a} is {actual} than {b}, so {verdict}."
+        )
     if rng.random() < 0.5:
         question = phrased(rng, "larger", a=a, b=b)
         answer = f"{max(a, b)} is larger than {min(a, b)}."
@@ -160,7 +162,7 @@ def weekdays(rng: random.Random) -> Item:
         days = rng.randrange(1, 7)
         other = DAYS[(day + days) % 7]
         question = phrased(rng, "between", a=DAYS[day], b=other)
-        answer = f"From {DAYS[day]} to {other} it is {plural(days, 'day')}."
+        answer = f"{stepped(day, days, 1)}. It is {plural(days, 'day')}."
         return one(question, asked(rng, question), answer)
     n = rng.randint(2, 30)
     sign, kind = rng.choice(((1, "after"), (-1, "before")))
@@ -169,12 +171,18 @@ def weekdays(rng: random.Random) -> Item:
 
 
 def shifted(day: int, n: int, sign: int) -> str:
+    """Whole weeks change nothing; the days that are left are counted."""
     weeks, rest = divmod(n, 7)
-    other = DAYS[(day + sign * n) % 7]
+    ends = f"It is {DAYS[(day + sign * n) % 7]}."
     if weeks == 0:
-        return f"It is {other}."
-    left = f"{plural(weeks, 'week')} and {plural(rest, 'day')}"
-    return f"{n} days are {left}, so it is {other}."
+        return f"{stepped(day, rest, sign)}. {ends}"
+    left = f"{n} days are {plural(weeks, 'week')} and {plural(rest, 'day')}"
+    return f"{left}: {stepped(day, rest, sign)}. {ends}" if rest else f"{left}. {ends}"
+
+
+def stepped(day: int, days: int, sign: int) -> str:
+    steps = range(1, days + 1)
+    return ", ".join(f"{DAYS[(day + sign * step) % 7]} {step}" for step in steps)
 
 
 def plural(n: int, unit: str) -> str:
@@ -212,6 +220,25 @@ def facts(rng: random.Random) -> Item:
     if rng.random() < 0.3:
         question = phrased(rng, "fact_openings") + question
     return one(key, asked(rng, question), fact["answer"])
+
+
+def hurried(rng: random.Random, item: Item) -> Item:
+    """The same with words left out of the question: what is left still means it.
+
+    Unless what is left is another fact's question, which may be held out.
+    """
+    ((question, answer),) = item.turns
+    left = " ".join(word for word in question.split() if rng.random() < 0.8)
+    if not left or _plain(left) in QUESTIONS:
+        return item
+    return Item(item.keys, ((left, answer),))
+
+
+def _plain(question: str) -> str:
+    return question.lower().rstrip("?.")
+
+
+QUESTIONS = {_plain(question) for fact in FACTS for question in fact["questions"]}
 
 
 def unknown(rng: random.Random) -> Item:

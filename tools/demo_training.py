@@ -33,7 +33,7 @@ def configuration(tokenizer: Tokenizer) -> LlamaConfig:
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=14,
+        num_hidden_layers=12,
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=32,
