@@ -140,6 +140,7 @@ class Record(Message):
     num_computed_tokens: int
     num_cached_tokens: int
     block_table: tuple[int, ...]
+    copies: tuple[tuple[int, int], ...] = ()  # blocks to copy first, (from, to)
     sampling: SamplingParams
     reply_to: str
 

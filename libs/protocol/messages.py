@@ -34,6 +34,7 @@ class PrefillJob(Message):
     reply_to: str  # the gateway whose reply stream gets the events
     deadline: float  # seconds since the epoch; nobody waits for an answer after it
     priority: int = 0
+    cache_salt: str = ""  # only prompts with the same salt share blocks
 
 
 class DecodeJob(Message):

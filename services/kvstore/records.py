@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kv.operations import Record
+from kv.operations import Progress, Record
+from protocol.block_hash import BlockHash, block_hash, root_hash
 from protocol.memory import KVGeometry
 from protocol.messages import DecodeJob, PrefillJob, RequestId
 
 
 class Status(Enum):
-    WAITING = "waiting"  # no blocks yet
+    WAITING = "waiting"  # in the line for blocks
+    FOLLOWING = "following"  # somebody computes what it will share
     PARKED = "parked"  # blocks, and nobody's: its job is announced
     OWNED = "owned"  # a worker computes it
 
@@ -24,40 +26,101 @@ class SequenceRecord:
 
     request: PrefillJob  # as admitted, but for the tokens, which grow here
     token_ids: list[int]
-    max_blocks: int  # what the sequence was promised in all
+    block_size: int
+    age: int  # the lower, the longer it is here
+    max_blocks: int  # what it needs at its longest
     generation: int
     status: Status = Status.WAITING
     owner: str | None = None
     is_cancelled: bool = False
+    is_preempted: bool = False  # its owner has to give it back at its next step
     num_computed_tokens: int = 0
-    num_cached_tokens: int = 0
+    num_cached_tokens: int | None = (
+        None  # of the prompt, when it was first given blocks
+    )
     num_deaths: int = 0  # owners that died since the last step that succeeded
+    # What is computed as a prompt: after a preemption, also the output so far.
+    num_prompt_slots: int = 0
+    prompt_hash: BlockHash = field(init=False)  # of all these tokens
+    hashes: list[BlockHash] = field(default_factory=list)  # of full blocks of tokens
     block_table: list[int] = field(default_factory=list)
+    # (from, to): blocks to copy before the next step; `from` is referenced until then.
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    leader: "SequenceRecord | None" = None
+    awaited: BlockHash | None = None  # what it follows its leader for
+    followers: "list[SequenceRecord]" = field(default_factory=list)
 
     @classmethod
-    def admit(cls, job: PrefillJob, geometry: KVGeometry) -> "SequenceRecord":
+    def admit(cls, job: PrefillJob, geometry: KVGeometry, age: int) -> "SequenceRecord":
         # The last sampled token is never computed: it needs no slot.
         max_slots = job.num_prompt_tokens + job.sampling.max_tokens - 1
         max_slots = max(max_slots, len(job.token_ids))
-        return cls(
+        record = cls(
             request=job.changed(token_ids=()),
             token_ids=list(job.token_ids),
+            block_size=geometry.block_size,
+            age=age,
             max_blocks=geometry.num_blocks(max_slots),
             generation=job.generation,
         )
+        record.restart()
+        return record
+
+    def restart(self) -> None:
+        """Nothing is computed: all tokens are a prompt."""
+        self.num_computed_tokens = 0
+        self.num_prompt_slots = len(self.token_ids)
+        self._hash(self.num_prompt_slots // self.block_size)
+        tail = self.token_ids[len(self.hashes) * self.block_size :]
+        self.prompt_hash = block_hash(self._last_hash, tail)
+
+    def start_behind(self, num_tokens: int) -> None:
+        """So many tokens need not be computed: their blocks are shared."""
+        self.num_computed_tokens = num_tokens
+        if self.num_cached_tokens is None:
+            self.num_cached_tokens = num_tokens
+
+    @property
+    def shareable_hashes(self) -> list[BlockHash]:
+        """Of the blocks that it may take from others: its last token is computed by
+        itself, for its logits."""
+        return self.hashes[: (self.num_prompt_slots - 1) // self.block_size]
+
+    @property
+    def num_full_blocks(self) -> int:
+        return self.num_computed_tokens // self.block_size
+
+    @property
+    def is_prompt_computed(self) -> bool:
+        return self.num_computed_tokens >= self.num_prompt_slots
+
+    def record(self, step: Progress) -> range:
+        """Take a step in; the answer is which blocks it filled."""
+        before = self.num_full_blocks
+        self.token_ids.extend(step.token_ids)
+        self.num_computed_tokens = step.num_computed_tokens
+        self.num_deaths = 0
+        self._hash(self.num_full_blocks)
+        return range(before, self.num_full_blocks)
+
+    def _hash(self, num_blocks: int) -> None:
+        for index in range(len(self.hashes), num_blocks):
+            start = index * self.block_size
+            tokens = self.token_ids[start : start + self.block_size]
+            self.hashes.append(block_hash(self._last_hash, tokens))
+
+    @property
+    def _last_hash(self) -> BlockHash:
+        return self.hashes[-1] if self.hashes else root_hash(self.request.cache_salt)
 
     @property
     def request_id(self) -> RequestId:
         return self.request.request_id
 
     @property
-    def num_promised(self) -> int:
-        """Blocks of its promise that it has not taken yet."""
-        return self.max_blocks - len(self.block_table)
-
-    def num_blocks_to_grow(self, geometry: KVGeometry) -> int:
+    def num_blocks_to_grow(self) -> int:
         """How many blocks its next step needs beyond those it has."""
-        wanted = min(geometry.num_blocks(len(self.token_ids)), self.max_blocks)
+        wanted = min(-(-len(self.token_ids) // self.block_size), self.max_blocks)
         return max(0, wanted - len(self.block_table))
 
     def next_job(self) -> PrefillJob | DecodeJob:
@@ -83,8 +146,9 @@ class SequenceRecord:
             token_ids=tuple(self.token_ids),
             num_prompt_tokens=self.request.num_prompt_tokens,
             num_computed_tokens=self.num_computed_tokens,
-            num_cached_tokens=self.num_cached_tokens,
+            num_cached_tokens=self.num_cached_tokens or 0,
             block_table=tuple(self.block_table),
+            copies=tuple(self.copies),
             sampling=self.request.sampling,
             reply_to=self.request.reply_to,
         )

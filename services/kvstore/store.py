@@ -1,8 +1,9 @@
-"""The sequences of a pool and their blocks. Synchronous; knows no socket and no Redis.
+"""The sequences of a pool and whose they are. Synchronous; knows no socket and no Redis.
 
-A sequence is *waiting* (no blocks), *parked* (blocks, nobody's) or *owned*. Whatever
-parks it, be it the handoff to decode, a drain or a worker's death, ends in the same
-line: it is announced, and the next worker adopts it with the next generation.
+A sequence is *waiting* (in line for blocks), *following* (somebody computes what it will
+share), *parked* (blocks, nobody's) or *owned*. Whatever parks it, be it the handoff to
+decode, a drain or a worker's death, ends in the same line: it is announced, and the next
+worker adopts it with the next generation.
 """
 
 from collections import OrderedDict, deque
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from kv.operations import Advanced, Gone, Growth, Held, Progress, Queued, Record
 from kvstore.blocks import BlockPool
 from kvstore.records import SequenceRecord, Status
+from kvstore.room import Room
 from protocol.memory import KVGeometry
 from protocol.messages import PrefillJob, RequestId
 
@@ -29,26 +31,35 @@ class Failure:
 
 
 class Store:
-    """Who may compute what, and where its K/V lies."""
+    """Who may compute what."""
 
     def __init__(self, geometry: KVGeometry, num_blocks: int, max_waiting: int) -> None:
         self.geometry = geometry
         self._max_waiting = max_waiting
-        self.blocks = BlockPool(num_blocks)
+        self._room = Room(num_blocks)
         self.announcements: deque[RequestId] = deque()  # parked, and to be announced
         self.failures: deque[Failure] = deque()  # given up on: their clients must know
+        self.num_preempted = 0  # since the start
+        self._num_admitted = 0
         self._records: dict[RequestId, SequenceRecord] = {}
-        self._waiting: deque[SequenceRecord] = deque()
         self._owned: dict[str, dict[RequestId, SequenceRecord]] = {}
         self._ended: OrderedDict[RequestId, None] = OrderedDict()
 
     @property
+    def blocks(self) -> BlockPool:
+        return self._room.blocks
+
+    @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        """Sequences that nobody can compute yet."""
+        return self._num_in(Status.WAITING) + self._num_in(Status.FOLLOWING)
 
     @property
     def num_parked(self) -> int:
-        return sum(r.status is Status.PARKED for r in self._records.values())
+        return self._num_in(Status.PARKED)
+
+    def _num_in(self, status: Status) -> int:
+        return sum(record.status is status for record in self._records.values())
 
     def parked(self, request_id: RequestId) -> SequenceRecord | None:
         """The record, if it is still nobody's."""
@@ -61,13 +72,18 @@ class Store:
             return self.adopt(job.request_id, job.generation, worker_id)
         if job.request_id in self._ended:
             return Gone()
-        record = SequenceRecord.admit(job, self.geometry)
+        self._num_admitted += 1
+        record = SequenceRecord.admit(job, self.geometry, self._num_admitted)
         if record.max_blocks > self.blocks.num_blocks:
             return self._refuse(record, "the request can never fit into the pool")
-        if self._waiting or not self._grant(record):
-            return self._queue(record)
+        if self._room.num_in_line >= self._max_waiting:
+            return self._refuse(record, "too many requests wait for KV blocks")
         self._records[record.request_id] = record
-        return self._adopt(record, worker_id)
+        if self._room.num_in_line or not self._room.place(record):
+            self._room.wait(record)
+        if record.status is Status.PARKED:
+            return self._adopt(record, worker_id)
+        return Queued()
 
     def adopt(
         self, request_id: RequestId, generation: int, worker_id: str
@@ -79,32 +95,36 @@ class Store:
         return self._adopt(record, worker_id)
 
     def advance(self, steps: Iterable[Progress], worker_id: str) -> Advanced:
-        """Record one step; answer with the blocks that the next one needs."""
-        growth, gone = [], []
+        """Record one step; answer with the blocks that the next one needs.
+
+        Between two steps the worker writes nowhere: the moment to take blocks back.
+        """
         owned = self._owned.get(worker_id, {})
+        named, growing = [], []
         for step in steps:
+            named.append(step.request_id)
             record = owned.get(step.request_id)
-            if record is None or record.generation != step.generation:
-                gone.append(step.request_id)
-                continue
-            record.token_ids.extend(step.token_ids)
-            record.num_computed_tokens = step.num_computed_tokens
-            record.num_deaths = 0
-            if blocks := self._grow(record):
-                growth.append(Growth(request_id=record.request_id, block_ids=blocks))
-        # Between two steps the worker writes nowhere: the moment to take blocks back.
-        for record in [record for record in owned.values() if record.is_cancelled]:
-            gone.append(record.request_id)
-            self._end(record)
+            if record is not None and record.generation == step.generation:
+                self._announce(*self._room.fill(record, step))
+                if record.num_blocks_to_grow:
+                    growing.append(record)
+        for record in [r for r in owned.values() if r.is_cancelled or r.is_preempted]:
+            named.append(record.request_id)
+            self._let_go(record)
+        growth = self._grow_all(growing, worker_id)
+        self._serve_line()
+        gone = [request_id for request_id in named if request_id not in owned]
         return Advanced(growth=tuple(growth), gone=tuple(gone))
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
         for record in self._held(sequences, worker_id):
             self._park(record)
+        self._serve_line()
 
     def release(self, sequences: Iterable[Held], worker_id: str) -> None:
         for record in self._held(sequences, worker_id):
             self._end(record)
+        self._serve_line()
 
     def cancel(self, request_id: RequestId) -> None:
         """Free the request's blocks: now, or when its owner's step is done."""
@@ -115,34 +135,33 @@ class Store:
             record.is_cancelled = True
         else:
             self._end(record)
+            self._serve_line()
 
     def detach(self, worker_id: str) -> None:
         """The worker is dead: what it held is parked at its last advanced token."""
-        for record in list(self._owned.get(worker_id, {}).values()):
-            record.num_deaths += 1
-            if record.num_deaths >= MAX_DEATHS:
-                self.failures.append(Failure(record.request, DEADLY))
-                self._end(record)
-            else:
-                self._park(record)
+        for record in self._survivors(worker_id):
+            self._park(record)
         self._owned.pop(worker_id, None)
+        self.blocks.lift_quarantine(worker_id)
+        self._serve_line()
+
+    def expire(self, worker_id: str) -> None:
+        """The worker hangs, and may still write: others go on with what it held."""
+        for record in self._survivors(worker_id):
+            if self._room.isolate(record, worker_id):
+                self._park(record)
+            else:
+                self._preempt(record)
+        self._serve_line()
 
     def check(self) -> None:
         """Whole-structure invariants; raises AssertionError."""
-        self.blocks.check(record.block_table for record in self._records.values())
-        promised = sum(
-            record.num_promised
-            for record in self._records.values()
-            if record.status is not Status.WAITING
-        )
-        assert promised == self.blocks.num_reserved, "promises differ from the records"
-        waiting = [r for r in self._records.values() if r.status is Status.WAITING]
-        assert len(waiting) == len(self._waiting), "a waiting sequence is in no queue"
         owned = {id for held in self._owned.values() for id in held}
         for record in self._records.values():
             is_owned = record.status is Status.OWNED
             assert is_owned == (record.request_id in owned), "an owner lost its record"
             assert is_owned == (record.owner is not None), "owned by nobody"
+        self._room.check(list(self._records.values()))
 
     def _held(
         self, sequences: Iterable[Held], worker_id: str
@@ -153,31 +172,45 @@ class Store:
             if record is not None and record.generation == held.generation:
                 yield record
 
+    def _survivors(self, worker_id: str) -> Iterable[SequenceRecord]:
+        """What a lost worker held; what too many were lost with is given up."""
+        for record in list(self._owned.get(worker_id, {}).values()):
+            record.num_deaths += 1
+            if record.num_deaths >= MAX_DEATHS:
+                self.failures.append(Failure(record.request, DEADLY))
+                self._end(record)
+            else:
+                yield record
+
     def _refuse(self, record: SequenceRecord, reason: str) -> Gone:
         self.failures.append(Failure(record.request, reason))
         self._remember(record.request_id)
         return Gone()
 
-    def _queue(self, record: SequenceRecord) -> Queued | Gone:
-        """Let it wait for blocks, behind those who wait already."""
-        if len(self._waiting) >= self._max_waiting:
-            return self._refuse(record, "too many requests wait for KV blocks")
-        self._records[record.request_id] = record
-        self._waiting.append(record)
-        return Queued()
+    def _grow_all(
+        self, growing: list[SequenceRecord], worker_id: str
+    ) -> Iterable[Growth]:
+        """Blocks for the next step, the oldest first: the youngest must make room."""
+        for record in sorted(growing, key=lambda record: record.age):
+            if record.owner == worker_id and (blocks := self._grow(record)):
+                yield Growth(request_id=record.request_id, block_ids=tuple(blocks))
 
-    def _grant(self, record: SequenceRecord) -> bool:
-        """Blocks for its tokens now, and the promise of all it may grow to."""
-        if not self.blocks.reserve(record.max_blocks):
-            return False
-        self._grow(record)
-        record.status = Status.PARKED
-        return True
-
-    def _grant_waiting(self) -> None:
-        """First come, first served: a long prompt at the head is not overtaken."""
-        while self._waiting and self._grant(self._waiting[0]):
-            self.announcements.append(self._waiting.popleft().request_id)
+    def _grow(self, record: SequenceRecord) -> list[int]:
+        while (blocks := self._room.grow(record)) is None:
+            youngest = max(
+                (other for other in self._records.values() if other.block_table),
+                key=lambda other: other.age,
+            )
+            if youngest.owner not in (None, record.owner):
+                # Its owner may be in the middle of a step: it has to wait for that.
+                youngest.is_preempted = True
+                self._disown(record)
+                self._room.wait(record)
+                return []
+            self._preempt(youngest)
+            if youngest is record:
+                return []
+        return blocks
 
     def _adopt(self, record: SequenceRecord, worker_id: str) -> Record:
         record.status = Status.OWNED
@@ -187,29 +220,39 @@ class Store:
         return record.as_answer()
 
     def _park(self, record: SequenceRecord) -> None:
-        if record.is_cancelled:
-            self._end(record)
+        if record.is_cancelled or record.is_preempted:
+            self._let_go(record)
             return
         self._disown(record)
         record.status = Status.PARKED
-        self.announcements.append(record.request_id)
+        self._announce(record)
 
-    def _grow(self, record: SequenceRecord) -> tuple[int, ...]:
-        blocks = self.blocks.take_reserved(record.num_blocks_to_grow(self.geometry))
-        record.block_table.extend(blocks)
-        return tuple(blocks)
+    def _let_go(self, record: SequenceRecord) -> None:
+        """What was due while its owner was in the middle of a step."""
+        if record.is_cancelled:
+            self._end(record)
+        else:
+            self._preempt(record)
+
+    def _preempt(self, record: SequenceRecord) -> None:
+        """Take its blocks; it waits at its place in the line, to be computed again."""
+        self._disown(record)
+        record.is_preempted = False
+        self._room.take_back(record)
+        self.num_preempted += 1
+
+    def _announce(self, *records: SequenceRecord) -> None:
+        self.announcements.extend(record.request_id for record in records)
+
+    def _serve_line(self) -> None:
+        self._announce(*self._room.serve_line())
 
     def _end(self, record: SequenceRecord) -> None:
-        """Forget the sequence and give its room to those who wait."""
+        """Forget the sequence."""
         self._disown(record)
         del self._records[record.request_id]
-        if record.status is Status.WAITING:
-            self._waiting.remove(record)
-        else:
-            self.blocks.unreserve(record.num_promised)
-            self.blocks.release(record.block_table)
+        self._room.free(record)
         self._remember(record.request_id)
-        self._grant_waiting()
 
     def _disown(self, record: SequenceRecord) -> None:
         if record.owner is not None:
