@@ -46,6 +46,10 @@ class KVBlocks:
         buffer = bytearray(num_blocks * geometry.block_bytes)
         return cls.over(memoryview(buffer), geometry)
 
+    def copy(self, source: int, target: int) -> None:
+        """Make one block's content another's."""
+        self.memory[target] = self.memory[source]
+
 
 def _offsets(geometry: KVGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     k_offsets, v_offsets, offset = [], [], 0

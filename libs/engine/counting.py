@@ -18,3 +18,6 @@ class CountingEngine:
             else (chunk.token_ids[-1] + 1) % self._vocab_size
             for chunk in chunks
         ]
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Nothing was written, so nothing is copied."""

@@ -33,3 +33,7 @@ class Engine(Protocol):
         Returns one entry per chunk: the sampled token, or None where `sample_index` is.
         """
         ...
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole KV blocks, (from, to): copy on write, before the first write."""
+        ...

@@ -62,6 +62,11 @@ class TransformerEngine:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
         return self._step(chunks, self._blocks)
 
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole KV blocks, (from, to)."""
+        for source, target in copies:
+            self._blocks.copy(source, target)
+
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""
         params = SamplingParams(temperature=0.0, max_tokens=1)

@@ -1,16 +1,18 @@
 """A worker's end of the store connection. Synchronous: one call, one answer.
 
-The connection is the worker's life as far as the store knows: when it closes, the store
-parks everything that the worker holds and announces it to the others.
+The connection is the worker's life as far as the store knows: when it closes, or nothing
+is heard on it for the time of a lease, the store parks everything that the worker holds
+and announces it to the others. Calls may come from several threads.
 """
 
 import select
 import socket
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from kv.errors import Refused, StoreLost
+from kv.errors import LeaseLost, Refused, StoreLost
 from kv.frames import framed, receive_descriptors, receive_frame
 from kv.operations import (
     Admit,
@@ -23,6 +25,7 @@ from kv.operations import (
     BeginLoad,
     CommitLoad,
     Done,
+    Expired,
     Gone,
     Held,
     Loading,
@@ -34,6 +37,7 @@ from kv.operations import (
     Record,
     RefusedReply,
     Release,
+    Renew,
     Room,
     Stats,
     decode_answer,
@@ -54,6 +58,7 @@ class StoreClient:
         """Connect; StoreLost if nobody listens at `path`."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(answer_seconds)
+        self._calling = threading.Lock()
         try:
             self._socket.connect(str(path))
         except OSError as error:
@@ -104,6 +109,10 @@ class StoreClient:
     def release(self, sequences: Iterable[Held]) -> None:
         self._expect(Release(sequences=tuple(sequences)), Done)
 
+    def renew(self) -> None:
+        """Keep the lease on all that is held; LeaseLost if it is lost."""
+        self._expect(Renew(), Done)
+
     def cancel(self, request_id: RequestId) -> None:
         self._expect(Cancel(request_id=request_id), Done)
 
@@ -131,12 +140,16 @@ class StoreClient:
 
     def _call(self, operation: Operation) -> Answer:
         try:
-            self._socket.sendall(framed(encode(operation)))
-            answer = decode_answer(receive_frame(self._socket))
+            with self._calling:
+                self._socket.sendall(framed(encode(operation)))
+                answer = decode_answer(receive_frame(self._socket))
         except OSError as error:
             raise StoreLost(f"the store does not answer: {error}") from error
-        if isinstance(answer, RefusedReply):
-            raise Refused(answer.reason)
+        match answer:
+            case RefusedReply(reason=reason):
+                raise Refused(reason)
+            case Expired():
+                raise LeaseLost("the store took back what this process held")
         return answer
 
 

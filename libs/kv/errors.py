@@ -2,6 +2,7 @@
 
 * StoreError
   + StoreLost       the connection is gone: a worker has to attach anew
+  + LeaseLost       the store took everything back: this process must end
   + Refused         the store will not do this for this peer; the text says why
 """
 
@@ -14,6 +15,10 @@ class StoreError(Exception):
 
 class StoreLost(StoreError, Unreachable):
     """The connection to the store ended or did not answer in time."""
+
+
+class LeaseLost(StoreError, Unreachable):
+    """Nothing was heard of this peer for too long."""
 
 
 class Refused(StoreError):

@@ -90,6 +90,12 @@ class Release(Message):
     sequences: tuple[Held, ...]
 
 
+class Renew(Message):
+    """I am alive, and still compute what I hold."""
+
+    type: Literal["renew"] = "renew"
+
+
 class Stats(Message):
     type: Literal["stats"] = "stats"
 
@@ -127,6 +133,12 @@ class Room(Message):
 class RefusedReply(Message):
     type: Literal["refused"] = "refused"
     reason: str
+
+
+class Expired(Message):
+    """Nothing was heard of you for too long: what you held is somebody else's by now."""
+
+    type: Literal["expired"] = "expired"
 
 
 class Record(Message):
@@ -185,6 +197,7 @@ Operation = (
     | Advance
     | Park
     | Release
+    | Renew
     | Cancel
     | Stats
 )
@@ -194,6 +207,7 @@ Answer = (
     | Attached
     | Room
     | RefusedReply
+    | Expired
     | Record
     | Queued
     | Gone

@@ -17,6 +17,7 @@ from mesh.streams import Consumer
 from protocol import keys
 from protocol.messages import Phase, WorkerStatus
 from protocol.wire import encode
+from worker import lease
 from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Exchange
@@ -84,6 +85,7 @@ class Worker:
         consumers = self._consumers(redis, core.phases)
         for consumer in consumers.values():
             await consumer.join()
+        stack.enter_context(lease.held(store, settings.lease_seconds))
         async with asyncio.TaskGroup() as tasks:
             telling = tell(exchange, inbox, redis, stopping)
             tasks.create_task(run(core, exchange, telling, thread), name="rounds")

@@ -80,6 +80,7 @@ class Core:
                 answer = self._store.adopt(request_id, generation)
         if not isinstance(answer, Record):
             return  # it waits at the store for blocks, or is no longer ours to do
+        self._engine.copy_blocks(answer.copies)
         sequence = Sequence.from_record(answer)
         if sequence.finish_reason:
             # Its last owner recorded the end and died before it could tell.

@@ -18,13 +18,14 @@ from mesh.connect import LOST, connect
 from mesh.health import health_server
 from mesh.registry import heartbeat
 from mesh.streams import Tail
-from mesh.timing import pause
+from mesh.timing import every, pause
 from protocol import keys
 from protocol.messages import WorkerStatus, decode_cancel
 from protocol.wire import MalformedMessage, encode
 
 CANCELS_AT_ONCE = 1000
 RETRY_SECONDS = 0.2
+LOOKS_PER_LEASE = 8
 
 logger = structlog.get_logger()
 
@@ -48,6 +49,10 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(announcer.run(stopping), name="announcer")
+            tasks.create_task(
+                watch_leases(pool, settings.lease_seconds, on_change, stopping),
+                name="leases",
+            )
             cancels = tasks.create_task(
                 take_cancels(redis, pool, on_change, stopping), name="cancels"
             )
@@ -64,6 +69,25 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             await stopping.wait()
             on_change()
             cancels.cancel()  # it may be in the middle of a blocking read
+
+
+async def watch_leases(
+    pool: Pool,
+    lease_seconds: float,
+    on_change: Callable[[], None],
+    stopping: asyncio.Event,
+) -> None:
+    """Others go on with what a worker held that hangs, connected as it is."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    async for _ in every(lease_seconds / LOOKS_PER_LEASE, stopping):
+        late = loop.time() - due
+        due = loop.time() + lease_seconds / LOOKS_PER_LEASE
+        if late > lease_seconds / LOOKS_PER_LEASE:
+            pool.forgive(late)  # its renewals may lie unread in our sockets
+        for peer in pool.expire(lease_seconds):
+            logger.warning("peer.silent", peer=peer, seconds=lease_seconds)
+            on_change()
 
 
 async def take_cancels(

@@ -4,6 +4,8 @@ Synchronous: each operation is atomic because nothing else runs meanwhile. A pee
 connection; it need not tell the truth about its name.
 """
 
+import time
+
 from kv.operations import (
     Admit,
     Adopt,
@@ -13,10 +15,12 @@ from kv.operations import (
     BeginLoad,
     CommitLoad,
     Done,
+    Expired,
     Operation,
     Park,
     RefusedReply,
     Release,
+    Renew,
     Room,
     Stats,
 )
@@ -35,8 +39,13 @@ class Pool:
         self.memory = memory
         self.store: Store | None = None  # exists once a model is loaded
         self._max_waiting = max_waiting
+        self._heard: dict[str, float] = {}  # of each peer, when; monotonic seconds
+        self._expired: set[str] = set()
 
     def answer(self, peer: str, operation: Operation) -> Answer:
+        if peer in self._expired:
+            return Expired()
+        self._heard[peer] = time.monotonic()
         match operation:
             case Attach(fingerprint=fingerprint):
                 return self.memory.attach(peer, fingerprint)
@@ -66,13 +75,33 @@ class Pool:
                 store.cancel(request_id)
             case Stats():
                 return self._status(store)
+            case Renew():
+                pass
         return Done()
 
     def detach(self, peer: str) -> None:
         """The connection is gone: so is its worker."""
+        self._heard.pop(peer, None)
+        self._expired.discard(peer)
         self.memory.detach(peer)
         if self.store is not None:
             self.store.detach(peer)
+
+    def expire(self, lease_seconds: float) -> list[str]:
+        """Take from workers that were silent for longer what they hold; who they are."""
+        if self.store is None:
+            return []
+        latest = time.monotonic() - lease_seconds
+        silent = [p for p in self.store.owners if self._heard[p] < latest]
+        for peer in silent:
+            self._expired.add(peer)
+            self.store.expire(peer)
+        return silent
+
+    def forgive(self, seconds: float) -> None:
+        """It was this process that did not listen: nobody is to suffer for that."""
+        for peer in self._heard:
+            self._heard[peer] += seconds
 
     def cancel(self, request_id: RequestId) -> None:
         """A client is gone or has enough."""

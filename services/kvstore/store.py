@@ -61,6 +61,11 @@ class Store:
     def _num_in(self, status: Status) -> int:
         return sum(record.status is status for record in self._records.values())
 
+    @property
+    def owners(self) -> list[str]:
+        """The workers that hold something."""
+        return [worker_id for worker_id, held in self._owned.items() if held]
+
     def parked(self, request_id: RequestId) -> SequenceRecord | None:
         """The record, if it is still nobody's."""
         record = self._records.get(request_id)

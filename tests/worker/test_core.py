@@ -95,7 +95,7 @@ def test_decode_goes_on_to_the_end(mesh: Mesh) -> None:
 
     assert tokens(first, *rest) == [7, 8, 9, 10]
     assert events(*rest)[-1].finish_reason == "length"
-    assert mesh.store.blocks.num_free == 20
+    assert mesh.store.blocks.num_available == 20
 
 
 def test_a_fused_worker_needs_no_handoff(mesh: Mesh) -> None:
@@ -120,7 +120,7 @@ def test_a_request_may_end_with_its_first_token(mesh: Mesh) -> None:
 
     assert events(*outcomes)[-1].finish_reason == "length"
     assert mesh.announced() == []
-    assert mesh.store.blocks.num_free == 20
+    assert mesh.store.blocks.num_available == 20
 
 
 def test_another_worker_continues_after_a_death(mesh: Mesh) -> None:
@@ -166,7 +166,7 @@ def test_an_end_that_was_never_told_is_told_by_the_heir(mesh: Mesh) -> None:
 
     assert tokens(*after) == [7]
     assert events(*after)[-1].finish_reason == "length"
-    assert mesh.store.blocks.num_free == 20
+    assert mesh.store.blocks.num_available == 20
 
 
 def test_blocks_are_held_until_the_client_knows(mesh: Mesh) -> None:
@@ -226,7 +226,7 @@ def test_a_job_past_its_deadline_is_not_computed(mesh: Mesh) -> None:
     outcome = fused.round(Work([late]))
 
     assert not outcome.events
-    assert mesh.store.blocks.num_free == 20
+    assert mesh.store.blocks.num_available == 20
 
 
 def test_a_dead_gateway_s_sequences_are_given_up(mesh: Mesh) -> None:
@@ -239,7 +239,7 @@ def test_a_dead_gateway_s_sequences_are_given_up(mesh: Mesh) -> None:
     fused.round(Work(gone={"g1"}))
 
     assert len(fused.batch) == 0
-    assert mesh.store.blocks.num_free == 20
+    assert mesh.store.blocks.num_available == 20
 
 
 @pytest.mark.parametrize("budget", [1, 3, 16])
