@@ -197,7 +197,7 @@ def test_8_the_end_frees_the_blocks(pool: Pool, prefill: Core, decode: Core) -> 
     decode.round(Work(told=last.finished))
 
     assert pool.store
-    assert pool.store.blocks.num_free == 10
+    assert pool.store.blocks.num_available == 10
 
 
 def test_9_a_death_is_a_handoff_like_any_other(

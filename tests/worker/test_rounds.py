@@ -90,7 +90,7 @@ async def test_a_job_becomes_tokens(redis: Redis, pool: Pool, mailbox: Mailbox) 
         tokens = await answer(mailbox, "r1")
         store = pool.store
         assert store
-        await wait_until(lambda: store.blocks.num_free == 2000)
+        await wait_until(lambda: store.blocks.num_available == 2000)
 
     assert tokens == list(range(4, 24))
     assert await redis.xlen(keys.prefill("p")) == 0
@@ -133,4 +133,4 @@ async def test_a_dead_gateway_frees_its_sequences(
         await mailbox.close()
         store = pool.store
         assert store
-        await wait_until(lambda: store.blocks.num_free == 2000)
+        await wait_until(lambda: store.blocks.num_available == 2000)
