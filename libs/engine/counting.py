@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 
-from engine.interface import Chunk
+from engine.interface import Chunk, Drawn
 
 
 class CountingEngine:
-    """Answers each sequence's last token plus one, and touches no memory."""
+    """Answers each sequence's last token plus one, for certain, and touches no memory."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
-    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         return [
-            None
-            if chunk.sample_index is None
-            else (chunk.token_ids[-1] + 1) % self._vocab_size
+            None if chunk.sample_index is None else self._next(chunk)
             for chunk in chunks
         ]
+
+    def _next(self, chunk: Chunk) -> Drawn:
+        token_id = (chunk.token_ids[-1] + 1) % self._vocab_size
+        return Drawn(token_id, 0.0 if chunk.sampling.logprobs else None)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Nothing was written, so nothing is copied."""

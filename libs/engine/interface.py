@@ -24,13 +24,21 @@ class Chunk:
     sample_index: int | None  # which output token to draw; None: the chunk ends early
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An output token."""
+
+    token_id: int
+    logprob: float | None = None  # natural logarithm; where `sampling` asks for it
+
+
 class Engine(Protocol):
     """A model. Pure, synchronous, knows no network and keeps nothing of a sequence."""
 
-    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V.
 
-        Returns one entry per chunk: the sampled token, or None where `sample_index` is.
+        Returns one entry per chunk: what was drawn, or None where `sample_index` is.
         """
         ...
 

@@ -45,6 +45,17 @@ def sample(
     return tokens
 
 
+def log_probabilities(logits: Tensor, token_ids: Sequence[int]) -> list[float]:
+    """How likely the model finds each row's token, as a natural logarithm.
+
+    logits [num_rows, vocab_size] of any float dtype. As OpenAI and vLLM define it: under
+    the model's own distribution, whatever `sample` does to it.
+    """
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
+    chosen: list[float] = logprobs[range(len(token_ids)), token_ids].tolist()
+    return chosen
+
+
 def uniform(seeds: Words, indices: Words, level: int) -> Floats:
     """Numbers in [0, 1) that depend on (seed, index, level) alone, 53 bits each.
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numba
 import torch
 from numba import config
+from torch import Tensor
 
 from engine.batch import pack
 from engine.blocks import KVBlocks
 from engine.configuration import read_configuration
 from engine.cpu import CpuAttention
 from engine.forward import Forward
-from engine.interface import Chunk
-from engine.sampler import sample
+from engine.interface import Chunk, Drawn
+from engine.sampler import log_probabilities, sample
 from engine.skeleton import bind, skeleton, views
 from protocol.memory import KVGeometry, TensorSpec
 from protocol.sampling import SamplingParams
@@ -58,7 +59,7 @@ class TransformerEngine:
         blocks = KVBlocks.over(memory.blocks, geometry)
         return cls(Forward(model), blocks, geometry, threads)
 
-    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
         return self._step(chunks, self._blocks)
 
@@ -74,19 +75,26 @@ class TransformerEngine:
         scratch = KVBlocks.scratch(2, self._geometry)
         self._step([prompt, Chunk([0], 0, [1], params, 0)], scratch)
 
-    def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[int | None]:
+    def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         numba.set_num_threads(self._threads)  # which numba keeps for each thread apart
         batch = pack(chunks, blocks.block_size)
         rows = torch.from_numpy(batch.last_rows)
         logits = self._forward(batch, CpuAttention(blocks, batch), rows)
-        drawn = [chunk for chunk in chunks if chunk.sample_index is not None]
-        tokens = iter(
-            sample(
-                logits,
-                [chunk.sampling for chunk in drawn],
-                [chunk.sample_index or 0 for chunk in drawn],
-            )
-        )
-        return [
-            None if chunk.sample_index is None else next(tokens) for chunk in chunks
-        ]
+        drawn = iter(_draw(logits, [c for c in chunks if c.sample_index is not None]))
+        return [None if chunk.sample_index is None else next(drawn) for chunk in chunks]
+
+
+def _draw(logits: Tensor, chunks: Sequence[Chunk]) -> list[Drawn]:
+    """One token for each row and its chunk."""
+    tokens = sample(
+        logits,
+        [chunk.sampling for chunk in chunks],
+        [chunk.sample_index or 0 for chunk in chunks],
+    )
+    drawn = [Drawn(token) for token in tokens]
+    asking = [row for row, chunk in enumerate(chunks) if chunk.sampling.logprobs]
+    if asking:
+        logprobs = log_probabilities(logits[asking], [tokens[row] for row in asking])
+        for row, logprob in zip(asking, logprobs, strict=True):
+            drawn[row] = Drawn(tokens[row], logprob)
+    return drawn

@@ -26,6 +26,7 @@ from kv.operations import (
     CommitLoad,
     Done,
     Expired,
+    Forget,
     Gone,
     Held,
     Loading,
@@ -108,6 +109,9 @@ class StoreClient:
 
     def release(self, sequences: Iterable[Held]) -> None:
         self._expect(Release(sequences=tuple(sequences)), Done)
+
+    def forget(self, sequences: Iterable[Held]) -> None:
+        self._expect(Forget(sequences=tuple(sequences)), Done)
 
     def renew(self) -> None:
         """Keep the lease on all that is held; LeaseLost if it is lost."""

@@ -60,6 +60,7 @@ class Progress(Message):
     generation: int
     num_computed_tokens: int
     token_ids: tuple[int, ...]  # the new ones
+    logprobs: tuple[float, ...] = ()  # theirs, if they were asked for
 
 
 class Advance(Message):
@@ -149,6 +150,7 @@ class Record(Message):
     generation: int
     token_ids: tuple[int, ...]
     num_prompt_tokens: int
+    logprobs: tuple[float, ...] = ()  # of the output, if they were asked for
     num_computed_tokens: int
     num_cached_tokens: int
     block_table: tuple[int, ...]

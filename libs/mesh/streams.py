@@ -4,7 +4,7 @@ An entry that a consumer took and never acknowledged goes to another consumer on
 was idle for a lease; delivered too often, it is buried as a dead letter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -192,31 +192,65 @@ class Tail:
             self._last = entries[-1].id
         return entries
 
+    async def trim(self) -> None:
+        """Drop from the stream what was read."""
+        if self._last not in (b"0", b"$"):
+            await self._redis.xtrim(self._stream, minid=self._last.decode())
+
     async def _newest(self) -> bytes:
         # Asked once: a "$" sent with each read would miss what comes between two.
         rows = await self._redis.xrevrange(self._stream, count=1)
         return cast(bytes, rows[0][0]) if rows else b"0"
 
 
-class Mailbox(Tail):
-    """A stream with one reader and many writers, which lives as long as its reader."""
+class Mailbox:
+    """A stream with one reader and many writers, which lives as long as its reader.
 
-    def __init__(self, redis: Redis, stream: str, lease_seconds: float) -> None:
-        super().__init__(redis, stream, after=b"0")
+    When Redis lost it, it opens again under another name: what was posted to the old
+    one is lost, and writers who still have that name find nobody there.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        key_of: Callable[[str], str],
+        lease_seconds: float,
+    ) -> None:
+        self.name = name
+        self._redis = redis
+        self._first_name = name
+        self._key_of = key_of
         self._lease_ms = int(lease_seconds * 1000)
+        self._num_opened = 0
+        self._tail = Tail(redis, self._key, after=b"0")
+
+    @property
+    def _key(self) -> str:
+        return self._key_of(self.name)
 
     async def open(self) -> None:
         """Make the stream exist: writers refuse to write to one that does not."""
-        await self._redis.xadd(self._stream, {"opened": b""})
-        await self._redis.pexpire(self._stream, self._lease_ms)
+        await self._redis.xadd(self._key, {"opened": b""})
+        await self._redis.pexpire(self._key, self._lease_ms)
+        self._num_opened += 1
 
-    async def renew(self) -> None:
-        """Keep the stream for another lease, without what was read; make it again if
-        Redis lost it."""
-        if not await self._redis.pexpire(self._stream, self._lease_ms):
-            await self.open()
-        elif self._last != b"0":
-            await self._redis.xtrim(self._stream, minid=self._last.decode())
+    async def read(self, count: int) -> list[Entry]:
+        """Entries not read before; waits for the first at most a second."""
+        return await self._tail.read(count)
+
+    async def renew(self) -> bool:
+        """Keep the stream for another lease, without what was read; False if it was
+        lost, and has another name now."""
+        if await self._redis.pexpire(self._key, self._lease_ms):
+            await self._tail.trim()
+            return True
+        is_first = self._num_opened == 0
+        if not is_first:
+            self.name = f"{self._first_name}.{self._num_opened}"
+            self._tail = Tail(self._redis, self._key, after=b"0")
+        await self.open()
+        return is_first
 
     async def close(self) -> None:
-        await self._redis.delete(self._stream)
+        await self._redis.delete(self._key)

@@ -30,6 +30,7 @@ class PrefillJob(Message):
     generation: int = 0
     token_ids: tuple[TokenId, ...] = Field(min_length=1)
     num_prompt_tokens: int = Field(ge=1)
+    logprobs: tuple[float, ...] = ()  # of that output, if `sampling` asks for them
     sampling: SamplingParams
     reply_to: str  # the gateway whose reply stream gets the events
     deadline: float  # seconds since the epoch; nobody waits for an answer after it
@@ -62,6 +63,7 @@ class TokenEvent(Message):
     generation: int
     index: int
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()  # of these tokens, if they were asked for
     finish_reason: FinishReason | None = None
     num_cached_tokens: int = 0
 

@@ -29,3 +29,4 @@ class SamplingParams(Message):
     stop_token_ids: tuple[TokenId, ...] = Field(
         default=(), max_length=MAX_STOP_TOKEN_IDS
     )
+    logprobs: bool = False  # whether each token comes with its log probability

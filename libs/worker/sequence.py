@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.interface import Chunk
+from engine.interface import Chunk, Drawn
 from kv.operations import Held, Progress, Record
 from protocol.messages import FinishReason, RequestId, TokenEvent
 from protocol.sampling import SamplingParams
@@ -17,6 +17,7 @@ class Sequence:
     sampling: SamplingParams
     reply_to: str
     token_ids: list[int]
+    logprobs: list[float]  # of the output, if they were asked for
     num_prompt_tokens: int
     num_computed_tokens: int
     num_cached_tokens: int
@@ -33,6 +34,7 @@ class Sequence:
             sampling=record.sampling,
             reply_to=record.reply_to,
             token_ids=list(record.token_ids),
+            logprobs=list(record.logprobs),
             num_prompt_tokens=record.num_prompt_tokens,
             num_computed_tokens=record.num_computed_tokens,
             num_cached_tokens=record.num_cached_tokens,
@@ -81,16 +83,19 @@ class Sequence:
             sample_index=self.num_output_tokens if is_last else None,
         )
 
-    def apply(self, chunk: Chunk, token_id: int | None) -> Progress:
+    def apply(self, chunk: Chunk, token: Drawn | None) -> Progress:
         """Take a step's result in; the answer is what the store records of it."""
         self.num_computed_tokens += len(chunk.token_ids)
-        new = () if token_id is None else (token_id,)
-        self.token_ids.extend(new)
+        token_ids = () if token is None else (token.token_id,)
+        logprobs = () if token is None or token.logprob is None else (token.logprob,)
+        self.token_ids.extend(token_ids)
+        self.logprobs.extend(logprobs)
         return Progress(
             request_id=self.request_id,
             generation=self.generation,
             num_computed_tokens=self.num_computed_tokens,
-            token_ids=new,
+            token_ids=token_ids,
+            logprobs=logprobs,
         )
 
     def publish(self) -> TokenEvent | None:
@@ -104,6 +109,7 @@ class Sequence:
             generation=self.generation,
             index=index,
             token_ids=tuple(self.token_ids[self.num_prompt_tokens + index :]),
+            logprobs=tuple(self.logprobs[index:]),
             finish_reason=self.finish_reason,
             num_cached_tokens=self.num_cached_tokens,
         )

@@ -16,18 +16,20 @@ from gateway.handlers import Handlers
 from gateway.model import Model, load_model
 from gateway.outbox import Outbox
 from gateway.pool import PoolView
-from gateway.replies import Replies, keep_open, opened
+from gateway.replies import Replies
 from gateway.server import http_server, listening_socket
 from gateway.settings import Settings
 from mesh.connect import FAILED, connect
 from mesh.health import add_health_routes
 from mesh.registry import BEATS_PER_LEASE, heartbeat
 from mesh.streams import Mailbox
+from mesh.timing import pause
 from protocol import keys
 from protocol.messages import WorkerStatus
 from protocol.wire import encode
 
 MAILBOX_LEASE_SECONDS = 10.0
+LOOK_SECONDS = 0.2
 
 
 async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
@@ -51,29 +53,24 @@ class Gateway:
         self.admission = Admission(settings.max_open_requests)
         self.replies = Replies()
         self.outbox = Outbox(redis, settings.pool)
+        self.mailbox = Mailbox(redis, worker_id, keys.replies, MAILBOX_LEASE_SECONDS)
         self.pool = Pool(
             model,
             self.outbox,
             self.replies,
-            worker_id,
+            self.mailbox,
             settings.request_timeout_seconds,
         )
         self.view = PoolView(settings.pool, self.pool.resubmit_all)
 
     async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         settings = self._settings
-        mailbox = Mailbox(
-            self._redis, keys.replies(self._worker_id), MAILBOX_LEASE_SECONDS
-        )
         async with asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(
-                self.replies.read(mailbox, stopping), name="replies"
+                self.replies.read(self.mailbox, self.pool.resubmit_all, stopping),
+                name="replies",
             )
-            tasks.create_task(self._watch_pool(mailbox, stopping), name="pool")
-            tasks.create_task(
-                keep_open(mailbox, MAILBOX_LEASE_SECONDS / BEATS_PER_LEASE, stopping),
-                name="mailbox",
-            )
+            tasks.create_task(self._watch_pool(stopping), name="pool")
             tasks.create_task(self.outbox.deliver(), name="outbox")
             tasks.create_task(
                 heartbeat(
@@ -85,11 +82,12 @@ class Gateway:
             self.outbox.close()
             reading.cancel()
         with suppress(*FAILED):
-            await mailbox.close()
+            await self.mailbox.close()
 
-    async def _watch_pool(self, mailbox: Mailbox, stopping: asyncio.Event) -> None:
+    async def _watch_pool(self, stopping: asyncio.Event) -> None:
         # No request is taken before the pool is known, hence none without a mailbox.
-        await opened(mailbox, stopping)
+        while not (self.replies.can_hear.is_set() or stopping.is_set()):
+            await pause(LOOK_SECONDS, self.replies.can_hear)
         seconds = self._settings.lease_seconds / BEATS_PER_LEASE
         await self.view.watch(self._redis, seconds, stopping)
 

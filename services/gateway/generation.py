@@ -15,6 +15,7 @@ from gateway.outbox import Outbox
 from gateway.output import Delta, Output
 from gateway.replies import Inbox, Replies
 from mesh import metrics
+from mesh.streams import Mailbox
 from protocol.messages import PrefillJob, RequestId
 
 logger = structlog.get_logger()
@@ -43,7 +44,7 @@ class Pool:
     model: Model
     outbox: Outbox
     replies: Replies
-    gateway_id: str
+    mailbox: Mailbox
     request_timeout_seconds: float
     _open: dict[RequestId, tuple[PrefillJob, Inbox]] = field(default_factory=dict)
 
@@ -73,14 +74,16 @@ class Pool:
                 generation.report()
 
     def resubmit_all(self) -> None:
-        """The pool lost its memory: ask it to go on where each client's answer is.
+        """The pool or the mailbox was lost: ask to go on where each client's answer is.
 
         Whatever a job of before still does, it is the same tokens, each taken once.
         """
         for job, inbox in self._open.values():
             if not inbox.has_ended:
                 so_far = job.token_ids + tuple(inbox.token_ids)
-                self.outbox.resubmit(job.changed(token_ids=so_far))
+                self.outbox.resubmit(
+                    job.changed(token_ids=so_far, reply_to=self.mailbox.name)
+                )
         logger.warning("requests.resubmitted", num_requests=len(self._open))
 
     @asynccontextmanager
@@ -98,7 +101,7 @@ class Pool:
             token_ids=order.prompt_ids,
             num_prompt_tokens=len(order.prompt_ids),
             sampling=order.sampling,
-            reply_to=self.gateway_id,
+            reply_to=self.mailbox.name,
             deadline=arrived.epoch + self.request_timeout_seconds,
         )
 

@@ -4,7 +4,7 @@ Knows nothing of HTTP or text.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import structlog
 from gateway.errors import ApiError, RequestFailed
 from mesh.connect import FAILED
 from mesh.streams import Entry, Mailbox
-from mesh.timing import every, pause
+from mesh.timing import pause
 from protocol.messages import (
     Failed,
     FinishReason,
@@ -25,6 +25,7 @@ from protocol.messages import (
 from protocol.wire import MalformedMessage
 
 MAX_ENTRIES = 256  # taken from the mailbox at once
+RENEWAL_SECONDS = 1.0  # of the mailbox; it finds out so soon that Redis lost it
 RETRY_SECONDS = 0.1
 
 logger = structlog.get_logger()
@@ -105,6 +106,7 @@ class Replies:
 
     def __init__(self) -> None:
         self._open: dict[RequestId, Inbox] = {}
+        self.can_hear = asyncio.Event()  # there is a mailbox
 
     @contextmanager
     def subscribe(self, request_id: RequestId, max_tokens: int) -> Iterator[Inbox]:
@@ -130,20 +132,36 @@ class Replies:
         for inbox in self._open.values():
             inbox.fail(error)
 
-    async def read(self, mailbox: Mailbox, stopping: asyncio.Event) -> None:
-        """Empty the mailbox again and again; survives the loss of Redis."""
+    async def read(
+        self, mailbox: Mailbox, on_lost: Callable[[], None], stopping: asyncio.Event
+    ) -> None:
+        """Keep the mailbox open and empty it; survives the loss of Redis.
+
+        `on_lost` is called when the mailbox was lost, and what was posted to it.
+        """
+        clock = asyncio.get_running_loop().time
+        next_renewal = clock()
         # Cancelling is not enough to end this: Python 3.11's wait_for, which redis-py
         # uses, loses a cancellation that comes together with the answer.
         while not stopping.is_set():
             try:
+                if clock() >= next_renewal:
+                    await self._renew(mailbox, on_lost)
+                    next_renewal = clock() + RENEWAL_SECONDS
                 entries = await mailbox.read(MAX_ENTRIES)
             except FAILED as error:
                 logger.warning("replies.lost", error=type(error).__name__)
+                next_renewal = clock()  # Redis may come back without the mailbox
                 await pause(RETRY_SECONDS, stopping)
-                await opened(mailbox, stopping)
                 continue
             for entry in entries:
                 self._open_entry(entry)
+
+    async def _renew(self, mailbox: Mailbox, on_lost: Callable[[], None]) -> None:
+        if not await mailbox.renew():
+            logger.warning("mailbox.lost", now=mailbox.name)
+            on_lost()
+        self.can_hear.set()
 
     def _open_entry(self, entry: Entry) -> None:
         body = entry.fields.get(b"body")
@@ -153,27 +171,3 @@ class Replies:
             self.dispatch(decode_reply(body))
         except MalformedMessage as error:
             logger.warning("replies.malformed", entry=entry.id, reason=str(error))
-
-
-async def opened(mailbox: Mailbox, stopping: asyncio.Event) -> None:
-    """Make the mailbox exist, as soon as Redis is there."""
-    async for _ in every(RETRY_SECONDS, stopping):
-        if await _is_renewed(mailbox):
-            return
-
-
-async def keep_open(
-    mailbox: Mailbox, renewal_seconds: float, stopping: asyncio.Event
-) -> None:
-    """Renew the mailbox, so that workers see that somebody still reads it."""
-    async for _ in every(renewal_seconds, stopping):
-        await _is_renewed(mailbox)
-
-
-async def _is_renewed(mailbox: Mailbox) -> bool:
-    try:
-        await mailbox.renew()
-    except FAILED as error:
-        logger.warning("mailbox.not_renewed", error=type(error).__name__)
-        return False
-    return True

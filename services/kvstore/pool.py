@@ -16,6 +16,7 @@ from kv.operations import (
     CommitLoad,
     Done,
     Expired,
+    Forget,
     Operation,
     Park,
     RefusedReply,
@@ -71,6 +72,8 @@ class Pool:
                 store.park(sequences, peer)
             case Release(sequences=sequences):
                 store.release(sequences, peer)
+            case Forget(sequences=sequences):
+                store.forget(sequences, peer)
             case Cancel(request_id=request_id):
                 store.cancel(request_id)
             case Stats():

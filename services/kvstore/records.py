@@ -24,8 +24,9 @@ class SequenceRecord:
     sampled, has none yet: it is the next step's input.
     """
 
-    request: PrefillJob  # as admitted, but for the tokens, which grow here
+    request: PrefillJob  # as admitted, but for its output, which grows here
     token_ids: list[int]
+    logprobs: list[float]  # of the output, if they were asked for
     block_size: int
     age: int  # the lower, the longer it is here
     max_blocks: int  # what it needs at its longest
@@ -56,8 +57,9 @@ class SequenceRecord:
         max_slots = job.num_prompt_tokens + job.sampling.max_tokens - 1
         max_slots = max(max_slots, len(job.token_ids))
         record = cls(
-            request=job.changed(token_ids=()),
+            request=job.changed(token_ids=(), logprobs=()),
             token_ids=list(job.token_ids),
+            logprobs=list(job.logprobs),
             block_size=geometry.block_size,
             age=age,
             max_blocks=geometry.num_blocks(max_slots),
@@ -98,6 +100,7 @@ class SequenceRecord:
         """Take a step in; the answer is which blocks it filled."""
         before = self.num_full_blocks
         self.token_ids.extend(step.token_ids)
+        self.logprobs.extend(step.logprobs)
         self.num_computed_tokens = step.num_computed_tokens
         self.num_deaths = 0
         self._hash(self.num_full_blocks)
@@ -129,7 +132,9 @@ class SequenceRecord:
         num_missing = len(self.token_ids) - self.num_computed_tokens
         if num_outputs == 0 or num_missing > 1:
             return self.request.changed(
-                token_ids=tuple(self.token_ids), generation=self.generation
+                token_ids=tuple(self.token_ids),
+                logprobs=tuple(self.logprobs),
+                generation=self.generation,
             )
         return DecodeJob(
             request_id=self.request_id,
@@ -145,6 +150,7 @@ class SequenceRecord:
             generation=self.generation,
             token_ids=tuple(self.token_ids),
             num_prompt_tokens=self.request.num_prompt_tokens,
+            logprobs=tuple(self.logprobs),
             num_computed_tokens=self.num_computed_tokens,
             num_cached_tokens=self.num_cached_tokens or 0,
             block_table=tuple(self.block_table),

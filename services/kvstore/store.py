@@ -73,8 +73,8 @@ class Store:
 
     def admit(self, job: PrefillJob, worker_id: str) -> Record | Queued | Gone:
         """Make the record of a new request, or adopt what an announced job names."""
-        if job.request_id in self._records:
-            return self.adopt(job.request_id, job.generation, worker_id)
+        if known := self._records.get(job.request_id):
+            return self._come_back(known, job, worker_id)
         if job.request_id in self._ended:
             return Gone()
         self._num_admitted += 1
@@ -113,7 +113,7 @@ class Store:
                 self._announce(*self._room.fill(record, step))
                 if record.num_blocks_to_grow:
                     growing.append(record)
-        for record in [r for r in owned.values() if r.is_cancelled or r.is_preempted]:
+        for record in [record for record in owned.values() if record.is_due]:
             named.append(record.request_id)
             self._let_go(record)
         growth = self._grow_all(growing, worker_id)
@@ -129,6 +129,16 @@ class Store:
     def release(self, sequences: Iterable[Held], worker_id: str) -> None:
         for record in self._held(sequences, worker_id):
             self._end(record)
+        self._serve_line()
+
+    def forget(self, sequences: Iterable[Held], worker_id: str) -> None:
+        """Nobody was there to be told. Unlike what has ended they may come again."""
+        for record in self._held(sequences, worker_id):
+            if record.is_recalled:
+                self._park(record)
+            else:
+                self._end(record)
+                del self._ended[record.request_id]
         self._serve_line()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -217,6 +227,21 @@ class Store:
                 return []
         return blocks
 
+    def _come_back(
+        self, record: SequenceRecord, job: PrefillJob, worker_id: str
+    ) -> Record | Gone:
+        """A job of a request that is known: announced, or sent again by its gateway.
+
+        A gateway that lost what was posted to it has a new address, and sends its
+        requests again: the next owner tells it everything from the start.
+        """
+        if job.reply_to != record.request.reply_to:
+            record.request = record.request.changed(reply_to=job.reply_to)
+            record.is_recalled = record.status is Status.OWNED
+        elif job.generation != record.generation:
+            return Gone()
+        return self._adopt(record, worker_id) if self.parked(job.request_id) else Gone()
+
     def _adopt(self, record: SequenceRecord, worker_id: str) -> Record:
         record.status = Status.OWNED
         record.owner = worker_id
@@ -225,9 +250,12 @@ class Store:
         return record.as_answer()
 
     def _park(self, record: SequenceRecord) -> None:
-        if record.is_cancelled or record.is_preempted:
+        if record.is_due:
             self._let_go(record)
-            return
+        else:
+            self._announce_parked(record)
+
+    def _announce_parked(self, record: SequenceRecord) -> None:
         self._disown(record)
         record.status = Status.PARKED
         self._announce(record)
@@ -236,13 +264,16 @@ class Store:
         """What was due while its owner was in the middle of a step."""
         if record.is_cancelled:
             self._end(record)
-        else:
+        elif record.is_preempted:
             self._preempt(record)
+        else:
+            record.is_recalled = False
+            self._announce_parked(record)
 
     def _preempt(self, record: SequenceRecord) -> None:
         """Take its blocks; it waits at its place in the line, to be computed again."""
         self._disown(record)
-        record.is_preempted = False
+        record.is_preempted = record.is_recalled = False
         self._room.take_back(record)
         self.num_preempted += 1
 

@@ -176,7 +176,7 @@ class Sequences:
         ):
             self.num_computed_tokens[i] += len(chunk.token_ids)
             if token is not None:
-                self.tokens[i].append(token)
+                self.tokens[i].append(token.token_id)
         self.num_steps += 1
 
     def _chunk(self, i: int) -> Chunk:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.sampler import sample, uniform
+from engine.sampler import log_probabilities, sample, uniform
 from protocol.sampling import SamplingParams
 
 NUM_DRAWS = 4000
@@ -143,3 +143,16 @@ def test_rows_with_and_without_temperature_mix() -> None:
 def test_no_rows_no_tokens() -> None:
     """A step in which no chunk samples draws nothing."""
     assert sample(torch.empty(0, 8), [], []) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_are_those_of_the_model(dtype: torch.dtype) -> None:
+    """Temperature and truncation choose the token, and do not change how likely it is."""
+    random = torch.Generator().manual_seed(0)
+    logits = (torch.randn(20, 1000, generator=random) * 3).to(dtype)
+    tokens = sample(logits, [params(temperature=0.3, top_k=2)] * 20, range(20))
+
+    found = log_probabilities(logits, tokens)
+
+    whole = torch.log_softmax(logits.float(), dim=-1)
+    assert found == [whole[row, token].item() for row, token in enumerate(tokens)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from engine.interface import Chunk
+from engine.interface import Chunk, Drawn
 from protocol.sampling import SamplingParams
 
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=11, max_tokens=64)
@@ -120,7 +120,23 @@ def test_rows_without_sample_index_answer_none(
     tokens = engine.step([unfinished, finished])
 
     assert tokens[0] is None
-    assert isinstance(tokens[1], int)
+    assert isinstance(tokens[1], Drawn)
+
+
+def test_log_probabilities_come_to_those_who_asked(
+    stories: Path, memory_of: Fixture
+) -> None:
+    """Of two equal rows each has the same token, and one how likely it is."""
+    engine = memory_of(stories).engine()
+    asking = GREEDY.changed(logprobs=True)
+
+    silent, told = engine.step(
+        [Chunk([1, 9], 0, [4], GREEDY, 0), Chunk([1, 9], 0, [5], asking, 0)]
+    )
+
+    assert silent.token_id == told.token_id
+    assert silent.logprob is None
+    assert -10 < told.logprob < 0
 
 
 def test_step_writes_only_its_slots(stories: Path, memory_of: Fixture) -> None:

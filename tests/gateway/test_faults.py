@@ -10,7 +10,6 @@ from redis.asyncio import Redis
 from server_sent import events, first_event
 from waiting import wait_until
 
-from protocol import keys
 from protocol.messages import Failed
 
 COMPLETIONS = "/v1/completions"
@@ -223,15 +222,27 @@ async def test_streams_survive_the_loss_of_every_connection_to_redis(
     assert chunk["choices"][0]["finish_reason"] == "length"
 
 
-async def test_the_reader_makes_a_lost_mailbox_again(
+async def test_a_redis_that_comes_back_empty_is_a_pause(
     client: aiohttp.ClientSession, pool: FakePool, redis: Redis
 ) -> None:
-    """A Redis that comes back empty has a mailbox before workers need it."""
-    await redis.flushall()
+    """
+    What was posted to the lost mailbox may be missing: the request is sent again, with a
+    new address, and its next owner repeats everything.
+    """
+    pool.script = lambda job: [tokens(job, 403, 407)]
+    async with client.post(COMPLETIONS, json={**LONG, "stream": True}) as response:
+        await first_event(response)
+        pool.script = lambda job: [tokens(job, 403, 407, 411, finish="stop")]
 
-    await redis.client_kill_filter(_type="normal", skipme=True)
+        await redis.flushall()
 
-    await wait_until(lambda: redis.exists(keys.replies("gateway-1")))
+        *_, last = await events(response)
+
+    first, second = pool.jobs
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert second.request_id == first.request_id
+    assert second.token_ids == (*first.token_ids, 403, 407)
+    assert second.reply_to != first.reply_to
 
 
 async def test_stopping_ends_streams_with_an_event(

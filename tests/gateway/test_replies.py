@@ -5,10 +5,9 @@ import asyncio
 import pytest
 from fake_pool import FakePool
 from redis.asyncio import Redis
-from waiting import wait_until
 
 from gateway.errors import RequestFailed
-from gateway.replies import Inbox, Replies, keep_open
+from gateway.replies import Inbox, Replies
 from mesh.streams import Mailbox
 from protocol.messages import Failed, FinishReason, RequestId, TokenEvent, TokenEvents
 
@@ -94,10 +93,12 @@ async def test_events_of_unknown_requests_are_ignored() -> None:
 
 async def test_malformed_letters_do_not_stop_the_reader(redis: Redis) -> None:
     """After an unreadable entry the next one still arrives."""
-    replies, mailbox = Replies(), Mailbox(redis, "mailbox", lease_seconds=5)
+    replies, mailbox = Replies(), Mailbox(redis, "mailbox", str, lease_seconds=5)
     stopping = asyncio.Event()
     await mailbox.open()
-    reading = asyncio.create_task(replies.read(mailbox, stopping), name="reader")
+    reading = asyncio.create_task(
+        replies.read(mailbox, not_lost, stopping), name="reader"
+    )
     with replies.subscribe(ID, max_tokens=3) as inbox:
         await redis.xadd("mailbox", {"body": b"\xc1 no message"})
         await redis.xadd("mailbox", {"other": b""})
@@ -110,14 +111,28 @@ async def test_malformed_letters_do_not_stop_the_reader(redis: Redis) -> None:
     await reading
 
 
-async def test_a_lost_mailbox_is_made_again(redis: Redis) -> None:
-    """When Redis lost its data, workers find the mailbox again at the next renewal."""
-    mailbox, stopping = Mailbox(redis, "mailbox", lease_seconds=5), asyncio.Event()
-    keeping = asyncio.create_task(keep_open(mailbox, 0.01, stopping), name="keeper")
-    await wait_until(lambda: redis.exists("mailbox"))
+def not_lost() -> None:
+    raise AssertionError("the mailbox was lost")
+
+
+async def test_a_lost_mailbox_is_another_one(redis: Redis) -> None:
+    """
+    When Redis lost the mailbox its reader has another one, and knows that letters to
+    the old one may be lost.
+    """
+    replies, mailbox = Replies(), Mailbox(redis, "mailbox", str, lease_seconds=5)
+    stopping, lost = asyncio.Event(), asyncio.Event()
+    reading = asyncio.create_task(
+        replies.read(mailbox, lost.set, stopping), name="reader"
+    )
+    await replies.can_hear.wait()
 
     await redis.flushall()
 
-    await wait_until(lambda: redis.exists("mailbox"))
+    async with asyncio.timeout(5):
+        await lost.wait()
+    assert mailbox.name != "mailbox"
+    assert await redis.exists(mailbox.name)
+    assert not await redis.exists("mailbox")
     stopping.set()
-    await keeping
+    await reading

@@ -107,7 +107,7 @@ async def test_a_fatal_request_is_buried_and_its_client_told(
     """
     A request on which three workers died is a dead letter and an error.
     """
-    mailbox = Mailbox(redis, keys.replies("g1"), lease_seconds=5)
+    mailbox = Mailbox(redis, "g1", keys.replies, lease_seconds=5)
     await mailbox.open()
     assert pool.store
     for number in range(MAX_DEATHS):
@@ -141,7 +141,7 @@ async def test_a_cancel_frees_blocks(
         cancel = Cancel(request_id=RequestId("r1"))
         await send(redis, keys.control("p"), {"body": b"\xc1"})
         await send(redis, keys.control("p"), {"body": encode(cancel)})
-        await wait_until(lambda: store.blocks.num_free == 10)
+        await wait_until(lambda: store.blocks.num_available == 10)
         stopping.set()  # Python 3.11 may lose a cancellation
         task.cancel()
 

@@ -164,7 +164,7 @@ async def test_a_mailbox_is_read_in_order_and_once(redis: Redis) -> None:
     """
     Each letter reaches the mailbox's reader once, in the order of posting.
     """
-    mailbox = Mailbox(redis, "box", lease_seconds=5)
+    mailbox = Mailbox(redis, "box", str, lease_seconds=5)
     await mailbox.open()
     for number in range(3):
         await post(redis, {"box": {"n": str(number)}})
@@ -178,7 +178,7 @@ async def test_letters_to_the_dead_are_refused(redis: Redis) -> None:
     """
     Posting to a mailbox whose reader is gone makes no new stream, and says so.
     """
-    mailbox = Mailbox(redis, "box", lease_seconds=5)
+    mailbox = Mailbox(redis, "box", str, lease_seconds=5)
     await mailbox.open()
 
     gone = await post(redis, {"box": {"n": "1"}, "nobody": {"n": "1"}})
@@ -191,7 +191,7 @@ async def test_a_mailbox_ends_with_its_lease(redis: Redis) -> None:
     """
     A reader that died without a word is known to be gone after one lease.
     """
-    mailbox = Mailbox(redis, "box", lease_seconds=0.05)
+    mailbox = Mailbox(redis, "box", str, lease_seconds=0.05)
     await mailbox.open()
 
     async def is_gone() -> bool:
@@ -206,7 +206,7 @@ async def test_a_mailbox_does_not_keep_what_was_read(redis: Redis) -> None:
     """
     A renewal throws away what its reader has, and nothing of what it has not.
     """
-    mailbox = Mailbox(redis, "box", lease_seconds=5)
+    mailbox = Mailbox(redis, "box", str, lease_seconds=5)
     await mailbox.open()
     for number in range(300):
         await post(redis, {"box": {"n": str(number)}})
@@ -222,17 +222,20 @@ async def test_a_mailbox_does_not_keep_what_was_read(redis: Redis) -> None:
     ]
 
 
-async def test_a_renewed_mailbox_comes_back_after_a_loss(redis: Redis) -> None:
+async def test_a_lost_mailbox_opens_under_another_name(redis: Redis) -> None:
     """
-    A reader whose mailbox Redis lost has it again with the next renewal.
+    Who still posts to the mailbox that Redis lost is told that nobody is there.
     """
-    mailbox = Mailbox(redis, "box", lease_seconds=5)
-    await mailbox.open()
+    mailbox = Mailbox(redis, "box", str, lease_seconds=5)
+    await mailbox.renew()
     await redis.flushall()
 
-    await mailbox.renew()
+    is_kept = await mailbox.renew()
 
-    assert await post(redis, {"box": {"n": "1"}}) == set()
+    assert not is_kept
+    gone = await post(redis, {"box": {"n": "1"}, mailbox.name: {"n": "2"}})
+    assert gone == {"box"}
+    assert [e.fields[b"n"] for e in await mailbox.read(9) if b"n" in e.fields] == [b"2"]
 
 
 async def test_a_tail_misses_nothing_between_two_reads(redis: Redis) -> None:

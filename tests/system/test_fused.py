@@ -57,7 +57,7 @@ async def test_one_worker_does_both_phases(
     """
     A fused worker, as others build them, is a setting: it needs no handoff.
     """
-    mailbox = Mailbox(redis, keys.replies("g1"), lease_seconds=30)
+    mailbox = Mailbox(redis, "g1", keys.replies, lease_seconds=30)
     await mailbox.open()
     worker = await wait_until(lambda: fused_worker(redis))
     job = prefill_job("r1", num_tokens=3, max_tokens=5, deadline=time.time() + 30)

@@ -128,7 +128,7 @@ async def test_4_the_first_token_goes_to_the_gateway(
     """
     Tokens travel to the reply stream of the gateway that holds the client's connection.
     """
-    mailbox = Mailbox(redis, keys.replies("gateway-1"), lease_seconds=5)
+    mailbox = Mailbox(redis, "gateway-1", keys.replies, lease_seconds=5)
     await mailbox.open()
     outcome = prefill.round(Work([REQUEST]))
 

@@ -1,5 +1,6 @@
 """Who computes what in a step."""
 
+from engine.interface import Drawn
 from kv.operations import Record
 from protocol.messages import RequestId
 from protocol.sampling import SamplingParams
@@ -24,7 +25,7 @@ def prompt(name: str, num_tokens: int, num_computed_tokens: int = 0) -> Sequence
 
 def decoding(name: str) -> Sequence:
     sequence = prompt(name, 3)
-    sequence.apply(sequence.chunk(3), token_id=50)
+    sequence.apply(sequence.chunk(3), Drawn(50))
     return sequence
 
 
@@ -62,7 +63,7 @@ def test_a_long_prompt_is_computed_in_chunks() -> None:
     while sequence.num_output_tokens == 0:
         ((_, chunk),) = batch.schedule()
         sizes.append(len(chunk.token_ids))
-        sequence.apply(chunk, 50 if chunk.sample_index is not None else None)
+        sequence.apply(chunk, Drawn(50) if chunk.sample_index is not None else None)
 
     assert sizes == [4, 4, 2]
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from waiting import wait_until
 
 from mesh.streams import Consumer, Mailbox, send
+from protocol import keys
 from protocol.messages import Failed, PrefillJob, decode_reply
 from protocol.wire import encode
 from worker.exchange import Exchange
@@ -110,7 +111,7 @@ async def test_what_is_no_job_is_buried_and_its_client_told(
     """
     An entry that no worker can parse is a dead letter, and an error for its client.
     """
-    mailbox = Mailbox(redis, "tandem:replies:g1", lease_seconds=5)
+    mailbox = Mailbox(redis, "g1", keys.replies, lease_seconds=5)
     await mailbox.open()
     inbox = Inbox(4, exchange)
     fields = {"request_id": "r1", "reply_to": "g1", "body": b"\xc1"}

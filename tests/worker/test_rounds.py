@@ -33,7 +33,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 async def mailbox(redis: Redis) -> Mailbox:
-    mailbox = Mailbox(redis, keys.replies("g1"), lease_seconds=30)
+    mailbox = Mailbox(redis, "g1", keys.replies, lease_seconds=30)
     await mailbox.open()
     return mailbox
 

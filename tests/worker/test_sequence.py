@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.interface import Drawn
 from kv.operations import Record
 from protocol.messages import RequestId
 from protocol.sampling import SamplingParams
@@ -12,6 +13,7 @@ def sequence(
     *token_ids: int,
     num_prompt_tokens: int = 3,
     num_computed_tokens: int = 0,
+    logprobs: tuple[float, ...] = (),
     sampling: SamplingParams | None = None,
 ) -> Sequence:
     record = Record(
@@ -19,6 +21,7 @@ def sequence(
         generation=1,
         token_ids=token_ids,
         num_prompt_tokens=num_prompt_tokens,
+        logprobs=logprobs,
         num_computed_tokens=num_computed_tokens,
         num_cached_tokens=0,
         block_table=(0, 1),
@@ -67,7 +70,7 @@ def test_a_step_moves_the_sequence_on() -> None:
     """
     running = sequence(1, 2, 3)
 
-    progress = running.apply(running.chunk(10), token_id=50)
+    progress = running.apply(running.chunk(10), Drawn(50))
 
     assert running.token_ids == [1, 2, 3, 50]
     assert (progress.num_computed_tokens, progress.token_ids) == (3, (50,))
@@ -111,11 +114,38 @@ def test_a_new_owner_repeats_the_output_once() -> None:
     The first event of an owner holds the whole output, the next ones what is new.
     """
     adopted = sequence(1, 2, 3, 50, 51, num_computed_tokens=4)
-    adopted.apply(adopted.chunk(1), token_id=52)
+    adopted.apply(adopted.chunk(1), Drawn(52))
 
     first = adopted.publish()
-    adopted.apply(adopted.chunk(1), token_id=53)
+    adopted.apply(adopted.chunk(1), Drawn(53))
     second = adopted.publish()
 
     assert (first.index, first.token_ids) == (0, (50, 51, 52))
     assert (second.index, second.token_ids) == (3, (53,))
+
+
+def test_log_probabilities_go_where_their_tokens_go() -> None:
+    """
+    What the store records and the gateway hears has one of them for each token.
+    """
+    adopted = sequence(1, 2, 3, 50, num_computed_tokens=3, logprobs=(-0.5,))
+
+    progress = adopted.apply(adopted.chunk(1), Drawn(51, logprob=-1.5))
+    first = adopted.publish()
+    adopted.apply(adopted.chunk(1), Drawn(52, logprob=-2.5))
+    second = adopted.publish()
+
+    assert progress.logprobs == (-1.5,)
+    assert (first.token_ids, first.logprobs) == ((50, 51), (-0.5, -1.5))
+    assert (second.token_ids, second.logprobs) == ((52,), (-2.5,))
+
+
+def test_without_being_asked_nobody_hears_log_probabilities() -> None:
+    """
+    An ordinary request's steps and events carry none.
+    """
+    running = sequence(1, 2, 3)
+
+    progress = running.apply(running.chunk(10), Drawn(50))
+
+    assert progress.logprobs == running.publish().logprobs == ()
