@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 READY_SECONDS = 120
 STOP_SECONDS = 10
 
@@ -37,6 +39,19 @@ class RunningMesh:
             for process in self.status()["processes"]
             if process["service"] == service and process["ready"]
         ]
+
+    def redis_pid(self) -> int:
+        """The embedded Redis."""
+        (found,) = [
+            child.pid
+            for child in psutil.Process(self.up.pid).children()
+            if "redis-server" in child.name()
+        ]
+        return found
+
+    def is_whole(self) -> bool:
+        """Two workers of each kind are ready."""
+        return len(self.pids("prefill")) == len(self.pids("decode")) == 2
 
     def kill(self, service: str) -> int:
         """`kill -9` one process of the service; returns its pid."""

@@ -81,6 +81,19 @@ def status(
 
 
 @app.command()
+def scale(workers: of.Workers, run_dir: of.RunDir = RUN_DIR) -> None:
+    """Change the number of workers of a running mesh: tandem scale decode=3.
+
+    Nothing is lost: a worker that is stopped leaves its sequences to the others.
+    """
+    from tandem.rundir import address_of
+    from tandem.scaling import ask, parsed
+
+    counts = ask(address_of(run_dir).sockets, parsed(workers))
+    print(", ".join(f"{service} {count}" for service, count in counts.items()))
+
+
+@app.command()
 def chat(run_dir: of.RunDir = RUN_DIR, url: of.Url = "") -> None:
     """Talk to a mesh: the one of --run-dir, or any at --url.
 

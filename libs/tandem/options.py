@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 
 class DTypeName(StrEnum):
@@ -77,4 +77,7 @@ AsJson = Annotated[bool, Option("--json", help="For programs.")]
 Url = Annotated[
     str,
     Option(help="Of any gateway, like http://127.0.0.1:8000.", show_default=False),
+]
+Workers = Annotated[
+    list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
 ]

@@ -58,22 +58,11 @@ class Options:
 def services(
     options: Options, redis_url: str, sockets: Path, listen_fd: int
 ) -> Iterator[Command]:
-    """The store, the workers and the gateway."""
-    everyone = {
-        "redis_url": redis_url,
-        "pool": options.pool,
-        "log_level": options.log_level,
-        "log_format": options.log_format,
-    }
-    attached = {**everyone, "store_socket": sockets / "kvstore.sock"}
-    store = {**attached, **asdict(options.store)}
+    """The store and the gateway."""
+    everyone = _everyone(options, redis_url)
+    socket = {"store_socket": sockets / "kvstore.sock"}
+    store = {**everyone, **socket, **asdict(options.store)}
     yield _service("kvstore", 0, store, layer=STORE_LAYER)
-    worker = {**attached, **_worker(options)}
-    for number in range(options.workers.prefill):
-        yield _service("prefill", number, worker)
-    decode = {**worker, "max_num_seqs": options.workers.max_num_seqs}
-    for number in range(options.workers.decode):
-        yield _service("decode", number, decode)
     gateway = {
         **everyone,
         "model": options.model,
@@ -81,6 +70,29 @@ def services(
         "listen_fd": listen_fd,
     }
     yield _service("gateway", 0, gateway, pass_fds=(listen_fd,))
+
+
+def worker(
+    options: Options, redis_url: str, sockets: Path, service: str, number: int
+) -> Command:
+    """One of the workers of a kind."""
+    settings = {
+        **_everyone(options, redis_url),
+        **_worker(options),
+        "store_socket": sockets / "kvstore.sock",
+    }
+    if service == "decode":
+        settings["max_num_seqs"] = options.workers.max_num_seqs
+    return _service(service, number, settings)
+
+
+def _everyone(options: Options, redis_url: str) -> dict[str, object]:
+    return {
+        "redis_url": redis_url,
+        "pool": options.pool,
+        "log_level": options.log_level,
+        "log_format": options.log_format,
+    }
 
 
 def _worker(options: Options) -> dict[str, object]:

@@ -97,17 +97,23 @@ class Supervisor:
         self._tasks = tasks
         self._logs = logs
         self._tell = tell
-        self._watches: list[asyncio.Task[None]] = []
-        self._children: list[Child] = []
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._children: dict[str, Child] = {}
         self.is_loading = True
 
     def keep(self, command: Command) -> None:
         """Run this command from now on, again whenever it ends."""
         child = Child(command, self._logs / f"{command.name}.log")
-        self._children.append(child)
-        self._watches.append(
-            self._tasks.create_task(self._watch(child), name=f"watch {command.name}")
+        self._children[command.name] = child
+        self._watches[command.name] = self._tasks.create_task(
+            self._watch(child), name=f"watch {command.name}"
         )
+
+    async def let_go(self, name: str) -> None:
+        """Stop this child, and start it no more."""
+        self._watches.pop(name).cancel()
+        await self._children[name].stop(STOP_SECONDS)
+        del self._children[name]
 
     async def _watch(self, child: Child) -> None:
         clock = asyncio.get_running_loop().time
@@ -134,13 +140,13 @@ class Supervisor:
 
     def unwatch(self) -> None:
         """Let children end from now on."""
-        for watch in self._watches:
+        for watch in self._watches.values():
             watch.cancel()
 
     async def stop(self) -> None:
         """Stop all children, layer by layer from the top."""
         seconds = STOP_SECONDS
-        by_layer = sorted(self._children, key=_layer, reverse=True)
+        by_layer = sorted(self._children.values(), key=_layer, reverse=True)
         for _, layer in groupby(by_layer, key=_layer):
             seconds /= 2  # what is left after it is for the layers below
             async with asyncio.TaskGroup() as tasks:

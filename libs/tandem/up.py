@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from mesh.settings import PREFIX
 from tandem import plan, rundir
 from tandem.control import answering, check_url
 from tandem.loading import loaded
+from tandem.scaling import Fleet, listening_for_scale
 from tandem.supervisor import supervised
 
 KNOWN_VARIABLES = {"TANDEM_REDIS_URL", "TANDEM_LOG_LEVEL", "TANDEM_LOG_FORMAT"}
@@ -67,10 +69,15 @@ async def _serve(
             options, redis_url, run_dir.sockets, listener.fileno()
         ):
             supervisor.keep(command)
-        if await loaded(options, redis, url, stopping):
-            supervisor.is_loading = False
-            print(f"ready {url}", flush=True)
-        await stopping.wait()
+        command_of = partial(plan.worker, options, redis_url, run_dir.sockets)
+        workers = options.workers
+        counts = {"prefill": workers.prefill, "decode": workers.decode}
+        fleet = Fleet(supervisor, command_of, counts)
+        async with listening_for_scale(run_dir.sockets, fleet):
+            if await loaded(options, redis, url, stopping):
+                supervisor.is_loading = False
+                print(f"ready {url}", flush=True)
+            await stopping.wait()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh.settings import load
-from tandem.plan import Options, Store, Workers, services
+from tandem.plan import Options, Store, Workers, services, worker
 
 OPTIONS = Options(
     model=Path("/models/one"),
@@ -27,20 +27,22 @@ OPTIONS = Options(
 
 def plan(options: Options) -> dict[str, dict[str, str]]:
     """The environment of each process, by its name."""
-    commands = services(options, "unix:///r.sock", Path("/run"), listen_fd=9)
+    place = ("unix:///r.sock", Path("/run"))
+    commands = [
+        *services(options, *place, listen_fd=9),
+        worker(options, *place, "prefill", 0),
+        worker(options, *place, "decode", 2),
+    ]
     return {command.name: dict(command.env) for command in commands}
 
 
 def test_there_is_a_process_for_each_part() -> None:
     """
-    One store, one gateway, and as many workers of each kind as were asked for.
+    One store, one gateway, and workers with their numbers.
     """
     names = list(plan(OPTIONS))
 
-    assert names == [
-        *("kvstore-0", "prefill-0", "prefill-1"),
-        *("decode-0", "decode-1", "decode-2", "gateway-0"),
-    ]
+    assert names == ["kvstore-0", "gateway-0", "prefill-0", "decode-2"]
 
 
 def test_every_service_knows_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +56,7 @@ def test_every_service_knows_its_settings(monkeypatch: pytest.MonkeyPatch) -> No
     kinds = {
         "kvstore-0": StoreSettings,
         "prefill-0": WorkerSettings,
-        "decode-0": WorkerSettings,
+        "decode-2": WorkerSettings,
         "gateway-0": GatewaySettings,
     }
     environments = plan(OPTIONS)
@@ -83,7 +85,7 @@ def test_workers_divide_the_cores() -> None:
     """
     cores = len(os.sched_getaffinity(0))
 
-    environment = plan(OPTIONS)["decode-0"]
+    environment = plan(OPTIONS)["decode-2"]
 
     assert environment["TANDEM_THREADS"] == str(max(1, cores // 5))
     assert environment["OMP_NUM_THREADS"] == environment["TANDEM_THREADS"]
@@ -95,7 +97,7 @@ def test_a_number_of_threads_is_taken_as_it_is() -> None:
     """
     workers = replace(OPTIONS.workers, threads=3)
 
-    environment = plan(replace(OPTIONS, workers=workers))["prefill-1"]
+    environment = plan(replace(OPTIONS, workers=workers))["prefill-0"]
 
     assert environment["TANDEM_THREADS"] == "3"
 
@@ -116,5 +118,5 @@ def test_only_decode_workers_have_large_batches() -> None:
     """
     environments = plan(OPTIONS)
 
-    assert environments["decode-0"]["TANDEM_MAX_NUM_SEQS"] == "4"
+    assert environments["decode-2"]["TANDEM_MAX_NUM_SEQS"] == "4"
     assert "TANDEM_MAX_NUM_SEQS" not in environments["prefill-0"]

@@ -1,0 +1,51 @@
+"""Answers that stream while something happens to the mesh."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from asking import Streamed, stream
+from running import RunningMesh
+
+NUM_STREAMS = 8
+ASKED = [
+    {"prompt": [1, 300 + number], "max_tokens": 200, "ignore_eos": True}
+    for number in range(NUM_STREAMS)
+]
+LONG_PROMPTS = [
+    {"prompt": [1] + [300 + n % 100] * 400, "max_tokens": 10, "ignore_eos": True}
+    for n in range(2 * NUM_STREAMS)
+]
+_runs = count()
+
+
+async def streamed(
+    mesh: RunningMesh,
+    on_tokens: Callable[[int], object] = lambda num_tokens: None,
+    asked: Sequence[dict[str, Any]] = ASKED,
+) -> list[Streamed]:
+    """All answers; no run shares blocks with an earlier one."""
+    salt = f"run {next(_runs)}"
+    return await asyncio.gather(
+        *(stream(mesh.url, on_tokens, cache_salt=salt, **request) for request in asked)
+    )
+
+
+def once_at(num_tokens: int, act: Callable[[], object]) -> Callable[[int], None]:
+    """Act when the first of the streams has that many tokens."""
+    done: list[object] = []
+
+    def on_tokens(count: int) -> None:
+        if count >= num_tokens and not done:
+            done.append(True)
+            act()
+
+    return on_tokens
+
+
+def signal_all(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
+    for pid in pids:
+        os.kill(pid, number)
