@@ -34,6 +34,7 @@ def tokens(
     index: int = 0,
     finish: FinishReason | None = None,
     num_cached_tokens: int = 0,
+    logprobs: tuple[float, ...] = (),
 ) -> TokenEvents:
     """What a worker says when it has these tokens, from number `index` on."""
     event = TokenEvent(
@@ -41,6 +42,7 @@ def tokens(
         generation=job.generation,
         index=index,
         token_ids=token_ids,
+        logprobs=logprobs,
         finish_reason=finish,
         num_cached_tokens=num_cached_tokens,
     )

@@ -52,6 +52,19 @@ class Choice:
     prompt_ids: Sequence[int]
     last: Delta  # with all of the text and the tokens
     usage: Usage
+    mean_logprob: float  # of its tokens, where choices are ranked by it
+
+
+def _chosen(call: Call, candidates: Sequence[Choice]) -> Sequence[Choice]:
+    """What a call gets of what was generated, prompt by prompt."""
+    if not call.is_ranked:
+        return candidates
+    chosen = []
+    for start in range(0, len(candidates), call.num_candidates):
+        of_prompt = candidates[start : start + call.num_candidates]
+        ranked = sorted(of_prompt, key=lambda choice: -choice.mean_logprob)
+        chosen += ranked[: call.num_choices]
+    return chosen
 
 
 class Answer(ABC):
@@ -62,6 +75,7 @@ class Answer(ABC):
     chunk_object: str
 
     def __init__(self, call: Call, request_id: str, model: str) -> None:
+        self._call = call
         self.is_streamed = bool(call.stream)
         self._has_token_ids = bool(call.return_token_ids)
         self._wants_usage = call.wants_usage
@@ -74,13 +88,14 @@ class Answer(ABC):
         self._head = "data: " + json.dumps(self._header)[:-1]
         self._foot = "]" + (',"usage":null' if self._wants_usage else "") + "}\n\n"
 
-    def whole(self, choices: Sequence[Choice]) -> bytes:
-        """The body of an answer that is not streamed."""
+    def whole(self, candidates: Sequence[Choice]) -> bytes:
+        """The body of an answer that is not streamed; all that was generated counts."""
+        choices = _chosen(self._call, candidates)
         body = {
             **self._header,
             "object": self.whole_object,
             "choices": [self._choice(*numbered) for numbered in enumerate(choices)],
-            "usage": _total([choice.usage for choice in choices]).fields(),
+            "usage": _total([choice.usage for choice in candidates]).fields(),
             **self._prompt_of_answer(choices[0].prompt_ids),
         }
         return json.dumps(body).encode()

@@ -80,10 +80,12 @@ class Pool:
         """
         for job, inbox in self._open.values():
             if not inbox.has_ended:
-                so_far = job.token_ids + tuple(inbox.token_ids)
-                self.outbox.resubmit(
-                    job.changed(token_ids=so_far, reply_to=self.mailbox.name)
+                continuation = job.changed(
+                    token_ids=job.token_ids + tuple(inbox.token_ids),
+                    logprobs=tuple(inbox.logprobs),
+                    reply_to=self.mailbox.name,
                 )
+                self.outbox.resubmit(continuation)
         logger.warning("requests.resubmitted", num_requests=len(self._open))
 
     @asynccontextmanager
@@ -103,6 +105,7 @@ class Pool:
             sampling=order.sampling,
             reply_to=self.mailbox.name,
             deadline=arrived.epoch + self.request_timeout_seconds,
+            cache_salt=order.cache_salt,
         )
 
 
@@ -126,6 +129,12 @@ class Generation:
     @property
     def num_cached_tokens(self) -> int:
         return self._inbox.num_cached_tokens
+
+    @property
+    def mean_logprob(self) -> float:
+        """Per token of the answer, if they were asked for."""
+        logprobs = self._inbox.logprobs[: self.num_tokens]
+        return sum(logprobs) / max(1, len(logprobs))
 
     async def next(self) -> Delta:
         """What to tell the client next; the one with a finish reason is the last."""
@@ -155,7 +164,7 @@ class Generation:
 
     def _measure(self, seconds: float) -> None:
         metrics.REQUESTS.labels(self.outcome).inc()
-        metrics.PROMPT_TOKENS.inc(len(self.order.prompt_ids))
+        metrics.PROMPT_TOKENS.inc(self.order.num_counted_prompt_tokens)
         metrics.GENERATION_TOKENS.inc(self.num_tokens)
         if self._first_token_seconds is None:
             return

@@ -43,12 +43,13 @@ class Handlers:
             self._check_name(call.model)
             book = OrderBook(self._model, limits)
             orders = [
-                book.order(
+                order
+                for prompt in call.prompt
+                for order in book.orders(
                     call,
                     await self._model.encode(prompt, limits.max_tokens),
                     DEFAULT_COMPLETION_TOKENS,
                 )
-                for prompt in call.prompt
             ]
             answer = CompletionAnswer(call, orders[0].request_id, self._model.name)
             return await respond(request, self._pool, Work(orders, answer, arrived))
@@ -61,9 +62,9 @@ class Handlers:
             self._check_name(call.model)
             prompt_ids = await self._model.encode_chat(call.messages, limits.max_tokens)
             book = OrderBook(self._model, limits)
-            order = book.order(call, prompt_ids, limits.max_tokens)
-            answer = ChatAnswer(call, order.request_id, self._model.name)
-            return await respond(request, self._pool, Work([order], answer, arrived))
+            orders = book.orders(call, prompt_ids, limits.max_tokens)
+            answer = ChatAnswer(call, orders[0].request_id, self._model.name)
+            return await respond(request, self._pool, Work(orders, answer, arrived))
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})

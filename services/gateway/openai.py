@@ -1,6 +1,7 @@
 """What a client may ask for: OpenAI's request bodies. Checks form, not feasibility."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -9,6 +10,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError, from_json
 
@@ -16,12 +18,16 @@ from gateway.errors import InvalidRequest
 from protocol.sampling import MAX_STOP_TOKEN_IDS, TokenId
 
 MAX_PROMPTS = 16
+MAX_CHOICES = 16  # of one prompt
+MAX_SEQUENCES = 64  # of one call
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_MESSAGES = 4096
+MAX_SALT_CHARACTERS = 256
 
-# Fields that would change the answer and are not served yet, with the values that ask
-# for nothing. Any other unknown field is ignored, as the clients of others send many.
+# Fields that would change the answer and are not served, or not by every route, with the
+# values that ask for nothing. Any other unknown field is ignored, as the clients of others
+# send many.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
@@ -45,7 +51,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
-    "n": (1,),
     "presence_penalty": (0,),
     "prompt_logprobs": (),
     "repetition_penalty": (1,),
@@ -118,6 +123,7 @@ class Call(BaseModel):
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stop: Annotated[list[Stop], BeforeValidator(_listed)] = Field(
         default=[], max_length=MAX_STOP_STRINGS
     )
@@ -128,6 +134,7 @@ class Call(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
+    cache_salt: str | None = Field(default=None, max_length=MAX_SALT_CHARACTERS)
 
     @property
     def max_output(self) -> int | None:
@@ -138,6 +145,21 @@ class Call(BaseModel):
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def num_choices(self) -> int:
+        """Answers that each prompt gets."""
+        return self.n or 1
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers that are generated for each prompt."""
+        return self.num_choices
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether a prompt's choices are its likeliest candidates, best first."""
+        return False
+
 
 class CompletionCall(Call):
     """Body of POST /v1/completions."""
@@ -145,6 +167,34 @@ class CompletionCall(Call):
     prompt: Annotated[list[Prompt], BeforeValidator(_prompts)] = Field(
         min_length=1, max_length=MAX_PROMPTS
     )
+    best_of: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+
+    @property
+    def num_candidates(self) -> int:
+        return self.best_of or self.num_choices
+
+    @property
+    def is_ranked(self) -> bool:
+        return self.num_candidates > 1 and self.best_of is not None
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> Self:
+        """Not as a ValueError, which would lose the parameter's name."""
+        if self.num_candidates < self.num_choices:
+            raise InvalidRequest("'best_of' must not be below 'n'.", param="best_of")
+        if self.is_ranked and self.stream:
+            raise InvalidRequest(
+                "'best_of' cannot be streamed: the best is known only at the end.",
+                param="best_of",
+            )
+        num_sequences = len(self.prompt) * self.num_candidates
+        if num_sequences > MAX_SEQUENCES:
+            raise InvalidRequest(
+                f"A call generates at most {MAX_SEQUENCES} answers: {len(self.prompt)} "
+                f"prompts with {self.num_candidates} each are {num_sequences}.",
+                param="n" if self.best_of is None else "best_of",
+            )
+        return self
 
 
 class ChatMessage(BaseModel):
@@ -172,16 +222,16 @@ def parse(kind: type[C], body: bytes) -> C:
         raise InvalidRequest(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    _refuse_unsupported(fields)
+    _refuse_unsupported(fields, served=kind.model_fields)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _in_words(error) from None
 
 
-def _refuse_unsupported(fields: dict[str, Any]) -> None:
+def _refuse_unsupported(fields: dict[str, Any], served: Collection[str]) -> None:
     for name, neutral in NEUTRAL.items():
-        value = fields.get(name)
+        value = None if name in served else fields.get(name)
         if value is not None and value not in neutral:
             raise InvalidRequest(
                 f"'{name}' is not supported here with this value.",

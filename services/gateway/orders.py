@@ -1,7 +1,8 @@
 """A checked call becomes an order: token ids, sampling, stops. Knows no HTTP."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 from gateway.errors import InvalidRequest
@@ -21,9 +22,16 @@ class Order:
 
     request_id: RequestId
     prompt_ids: tuple[int, ...]
+    choice: int  # which of its prompt's answers it is
     sampling: SamplingParams
     stop_strings: tuple[str, ...]
     client_stop_ids: frozenset[int]  # those the client named, not the model's own
+    cache_salt: str
+
+    @property
+    def num_counted_prompt_tokens(self) -> int:
+        """A prompt is computed once for all its answers, and counts with the first."""
+        return len(self.prompt_ids) if self.choice == 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,10 @@ class OrderBook:
     model: Model
     limits: Limits
 
-    def order(self, call: Call, prompt_ids: list[int], default_output: int) -> Order:
-        """InvalidRequest if the pool could not serve it."""
+    def orders(
+        self, call: Call, prompt_ids: list[int], default_output: int
+    ) -> list[Order]:
+        """One for each answer to a prompt; InvalidRequest if the pool cannot serve it."""
         if not prompt_ids:
             raise InvalidRequest("The prompt has no tokens.", param="prompt")
         max_tokens = self.limits.num_output(
@@ -89,13 +99,16 @@ class OrderBook:
         )
         self.limits.check_ids(prompt_ids, "prompt")
         self.limits.check_ids(call.stop_token_ids or [], "stop_token_ids")
-        return Order(
-            request_id=RequestId(secrets.token_hex(16)),
+        first = Order(
+            request_id=_request_id(),
             prompt_ids=tuple(prompt_ids),
+            choice=0,
             sampling=self._sampling(call, max_tokens),
             stop_strings=tuple(call.stop),
             client_stop_ids=frozenset(call.stop_token_ids or ()),
+            cache_salt=call.cache_salt or "",
         )
+        return [first, *(_another(first, i) for i in range(1, call.num_candidates))]
 
     def _sampling(self, call: Call, max_tokens: int) -> SamplingParams:
         if (call.min_tokens or 0) > max_tokens:
@@ -110,6 +123,7 @@ class OrderBook:
             max_tokens=max_tokens,
             min_tokens=call.min_tokens or 0,
             stop_token_ids=self._stop_token_ids(call),
+            logprobs=call.is_ranked,
         )
 
     def _stop_token_ids(self, call: Call) -> tuple[int, ...]:
@@ -118,6 +132,22 @@ class OrderBook:
         if len(token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidRequest("Too many 'stop_token_ids'.", param="stop_token_ids")
         return token_ids
+
+
+def _request_id() -> RequestId:
+    return RequestId(secrets.token_hex(16))
+
+
+def _another(first: Order, choice: int) -> Order:
+    """The same, to be drawn otherwise: by a seed that follows from the first one's."""
+    digest = blake2b(f"{first.sampling.seed}/{choice}".encode(), digest_size=8).digest()
+    seed = int.from_bytes(digest) & MAX_SEED
+    return replace(
+        first,
+        request_id=_request_id(),
+        choice=choice,
+        sampling=first.sampling.changed(seed=seed),
+    )
 
 
 def _given(call: Call) -> dict[str, Any]:

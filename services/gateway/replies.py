@@ -52,6 +52,7 @@ class Inbox:
         self._has_news = False
         self._awaited: asyncio.Future[None] | None = None
         self.token_ids: list[int] = []  # all that came, in order
+        self.logprobs: list[float] = []  # theirs, if they were asked for
         self.num_cached_tokens = 0
         self.has_ended = False  # the pool is done with the request
 
@@ -68,6 +69,7 @@ class Inbox:
             self.fail(RequestFailed("The answer has more tokens than asked for."))
             return
         self.token_ids.extend(new)
+        self.logprobs.extend(event.logprobs[num_known:])
         self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
         if event.finish_reason and num_known <= len(event.token_ids):
             self._finish_reason = event.finish_reason

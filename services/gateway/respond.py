@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One call: its orders, one per choice, and how it is to be answered."""
+    """One call: its orders, prompt by prompt, and how it is to be answered."""
 
     orders: Sequence[Order]
     answer: Answer
@@ -41,7 +41,12 @@ async def _whole(pool: Pool, work: Work) -> web.Response:
             deltas = [await generation.next()]
             while deltas[-1].finish_reason is None:
                 deltas.append(await generation.next())
-            return Choice(order.prompt_ids, _joined(deltas), _usage(generation))
+            return Choice(
+                order.prompt_ids,
+                _joined(deltas),
+                _usage(generation),
+                generation.mean_logprob,
+            )
 
     choices = await _for_each(work.orders, choice)
     return web.Response(
@@ -57,10 +62,11 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
 
 
 def _usage(generation: Generation) -> Usage:
+    order = generation.order
     return Usage(
-        num_prompt_tokens=len(generation.order.prompt_ids),
+        num_prompt_tokens=order.num_counted_prompt_tokens,
         num_output_tokens=generation.num_tokens,
-        num_cached_tokens=generation.num_cached_tokens,
+        num_cached_tokens=generation.num_cached_tokens if order.choice == 0 else 0,
     )
 
 

@@ -43,9 +43,16 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": list(range(10, 74))}, "stop_token_ids"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": 1}}, "stream_options"),
-    ({"n": 2}, "n"),
+    ({"n": 0}, "n"),
+    ({"n": 17}, "n"),
+    ({"n": True}, "n"),
     ({"echo": True}, "echo"),
-    ({"best_of": 2}, "best_of"),
+    ({"best_of": 0}, "best_of"),
+    ({"best_of": 17}, "best_of"),
+    ({"best_of": 2, "n": 3}, "best_of"),
+    ({"best_of": 2, "stream": True}, "best_of"),
+    ({"cache_salt": 5}, "cache_salt"),
+    ({"cache_salt": "x" * 257}, "cache_salt"),
     ({"logprobs": 1}, "logprobs"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"presence_penalty": 0.5}, "presence_penalty"),
@@ -160,6 +167,38 @@ async def test_bodies_that_are_no_json_object_are_refused(
     """Broken, deep or foreign bodies are an ordinary error."""
     async with client.post(path, data=body) as response:
         await refusal(response, pool)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"n": 5}, "n"), ({"n": 2, "best_of": 5}, "best_of")]
+)
+async def test_a_call_is_no_flood(
+    client: aiohttp.ClientSession,
+    pool: FakePool,
+    fields: dict[str, Any],
+    param: str,
+) -> None:
+    """Prompts times answers have a limit, and the error says how much was asked for."""
+    body = {"prompt": ["a"] * 13, **fields}
+
+    async with client.post(COMPLETIONS, json=body) as response:
+        error = await refusal(response, pool)
+
+    assert error["param"] == param
+    assert "at most 64" in error["message"]
+    assert "65" in error["message"]
+
+
+async def test_chats_are_not_ranked(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """best_of is a parameter of completions: in a chat it must ask for nothing."""
+    body = {"messages": [{"role": "user", "content": "a"}], "best_of": 2}
+
+    async with client.post(CHAT, json=body) as response:
+        error = await refusal(response, pool)
+
+    assert error["param"] == "best_of"
 
 
 async def test_missing_prompt_is_named(

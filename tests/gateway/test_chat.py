@@ -79,6 +79,18 @@ async def test_content_may_come_in_text_parts(
     assert prompt_of(pool, model) == "user: one\ntwo\nassistant:"
 
 
+async def test_cache_salt_reaches_the_pool(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """A conversation shares blocks only with those of the same salt."""
+    body = {"messages": [HELLO], "max_tokens": 1, "cache_salt": "tenant-1"}
+
+    async with client.post("/v1/chat/completions", json=body) as response:
+        assert response.status == 200
+
+    assert pool.job.cache_salt == "tenant-1"
+
+
 async def test_max_completion_tokens_is_the_newer_name(
     client: aiohttp.ClientSession, pool: FakePool
 ) -> None:

@@ -261,6 +261,19 @@ async def test_sampling_parameters_reach_the_pool(
     assert sampling.max_tokens == 16
 
 
+async def test_cache_salt_reaches_the_pool(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """Prompts share blocks only with those of the same salt; there is none by default."""
+    for fields in ({"cache_salt": "tenant-1"}, {}):
+        async with client.post(
+            "/v1/completions", json={"prompt": [5], **fields}
+        ) as response:
+            assert response.status == 200
+
+    assert [job.cache_salt for job in pool.jobs] == ["tenant-1", ""]
+
+
 async def test_request_id_is_echoed(
     client: aiohttp.ClientSession, pool: FakePool
 ) -> None:

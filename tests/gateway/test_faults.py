@@ -279,6 +279,24 @@ async def test_a_new_store_gets_the_continuation(
     assert second.num_prompt_tokens == first.num_prompt_tokens
 
 
+async def test_a_continuation_is_asked_for_as_the_request_was(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """It keeps its salt, and brings along how likely its output is so far."""
+    pool.script = lambda job: [tokens(job, 403, 407, logprobs=(-0.5, -1.5))]
+    body = {**LONG, "cache_salt": "tenant-1", "best_of": 2}
+    asking = asyncio.create_task(client.post(COMPLETIONS, json=body), name="asking")
+    await wait_until(lambda: len(pool.jobs) == 2)
+
+    await pool.announce(store="store-2")
+    await wait_until(lambda: len(pool.jobs) == 4)
+
+    for again in pool.jobs[2:]:
+        assert again.cache_salt == "tenant-1"
+        assert again.logprobs == (-0.5, -1.5)
+    asking.cancel()
+
+
 async def test_the_same_store_is_not_asked_twice(
     client: aiohttp.ClientSession, pool: FakePool
 ) -> None:

@@ -13,9 +13,14 @@ from protocol.messages import PoolStatus
 LIMITS = Limits(max_tokens=32, vocab_size=512)
 
 
-def order(model: Model, **fields: Any) -> Order:
+def orders(model: Model, **fields: Any) -> list[Order]:
     call = CompletionCall.model_validate({"prompt": [5, 6], **fields})
-    return OrderBook(model, LIMITS).order(call, [5, 6], 16)
+    return OrderBook(model, LIMITS).orders(call, [5, 6], 16)
+
+
+def order(model: Model, **fields: Any) -> Order:
+    [only] = orders(model, **fields)
+    return only
 
 
 def test_a_small_pool_limits_the_context() -> None:
@@ -70,6 +75,35 @@ def test_negative_seeds_are_as_good_as_others(model: Model) -> None:
     first, second = (order(model, seed=-5).sampling.seed for _ in range(2))
 
     assert first == second >= 0
+
+
+def test_the_choices_of_a_seeded_call_have_seeds_of_their_own(model: Model) -> None:
+    """They are the same every time, and choice 0 draws as if it were alone."""
+    first, second = (
+        [one.sampling.seed for one in orders(model, seed=7, n=4)] for _ in range(2)
+    )
+    neighbours = [one.sampling.seed for one in orders(model, seed=8, n=4)]
+
+    assert first == second
+    assert first[0] == 7
+    assert len({*first, *neighbours}) == 8
+    assert max(first) < 2**63
+
+
+def test_a_prompt_counts_with_its_first_choice(model: Model) -> None:
+    """However many answers it gets, a prompt is computed once."""
+    counted = [one.num_counted_prompt_tokens for one in orders(model, n=3)]
+
+    assert counted == [2, 0, 0]
+
+
+def test_only_who_ranks_asks_for_log_probabilities(model: Model) -> None:
+    """Without a best_of to pick by them, nobody has to compute them."""
+    plain = [*orders(model, n=2), *orders(model, best_of=1)]
+    ranked = orders(model, best_of=3)
+
+    assert not any(one.sampling.logprobs for one in plain)
+    assert [one.sampling.logprobs for one in ranked] == [True] * 3
 
 
 def test_request_ids_are_never_the_same(model: Model) -> None:

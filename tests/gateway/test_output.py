@@ -17,7 +17,8 @@ CUTS = [[0, 4], [0, 1, 4], [0, 3, 4], [0, 2, 3, 4], [0, 1, 2, 3, 4]]
 def ordered(model: Model, **fields: object) -> Order:
     """An order for a call with these fields."""
     call = CompletionCall.model_validate({"prompt": [1], **fields})
-    return OrderBook(model, LIMITS).order(call, [1], 16)
+    [order] = OrderBook(model, LIMITS).orders(call, [1], 16)
+    return order
 
 
 def output(model: Model, **fields: object) -> Output:

@@ -36,6 +36,17 @@ async def test_repeated_tokens_are_dropped() -> None:
     assert (await inbox.take()).token_ids == [5, 6, 7]
 
 
+async def test_log_probabilities_stay_with_their_tokens() -> None:
+    """Of a repeated event only what belongs to new tokens is taken."""
+    inbox = Inbox(max_tokens=10)
+
+    inbox.accept(event(0, 5, 6).changed(logprobs=(-0.5, -1.0)))
+    inbox.accept(event(1, 6, 7).changed(logprobs=(-9.0, -1.5)))
+
+    assert inbox.token_ids == [5, 6, 7]
+    assert inbox.logprobs == [-0.5, -1.0, -1.5]
+
+
 async def test_events_that_wait_are_joined() -> None:
     """What came since the last look arrives at once, with the end if it came too."""
     inbox = Inbox(max_tokens=10)
