@@ -43,6 +43,8 @@ class Store:
         self._num_admitted = 0
         self._records: dict[RequestId, SequenceRecord] = {}
         self._owned: dict[str, dict[RequestId, SequenceRecord]] = {}
+        # Of each worker, what it has to give back as soon as it is between two steps.
+        self._due: dict[str, list[SequenceRecord]] = {}
         self._ended: OrderedDict[RequestId, None] = OrderedDict()
 
     @property
@@ -113,10 +115,11 @@ class Store:
                 self._announce(*self._room.fill(record, step))
                 if record.num_blocks_to_grow:
                     growing.append(record)
-        for record in [record for record in owned.values() if record.is_due]:
-            named.append(record.request_id)
-            self._let_go(record)
-        growth = self._grow_all(growing, worker_id)
+        for record in self._due.pop(worker_id, ()):
+            if record.owner == worker_id and record.is_due:
+                named.append(record.request_id)
+                self._let_go(record)
+        growth = list(self._grow_all(growing, worker_id))
         self._serve_line()
         gone = [request_id for request_id in named if request_id not in owned]
         return Advanced(growth=tuple(growth), gone=tuple(gone))
@@ -146,8 +149,9 @@ class Store:
         record = self._records.get(request_id)
         if record is None:
             self._remember(request_id)  # its job may still be in the stream
-        elif record.status is Status.OWNED:
+        elif record.owner is not None:
             record.is_cancelled = True
+            self._demand(record)
         else:
             self._end(record)
             self._serve_line()
@@ -157,6 +161,7 @@ class Store:
         for record in self._survivors(worker_id):
             self._park(record)
         self._owned.pop(worker_id, None)
+        self._due.pop(worker_id, None)
         self.blocks.lift_quarantine(worker_id)
         self._serve_line()
 
@@ -219,6 +224,7 @@ class Store:
             if youngest.owner not in (None, record.owner):
                 # Its owner may be in the middle of a step: it has to wait for that.
                 youngest.is_preempted = True
+                self._demand(youngest)
                 self._disown(record)
                 self._room.wait(record)
                 return []
@@ -237,7 +243,9 @@ class Store:
         """
         if job.reply_to != record.request.reply_to:
             record.request = record.request.changed(reply_to=job.reply_to)
-            record.is_recalled = record.status is Status.OWNED
+            if record.owner is not None:
+                record.is_recalled = True
+                self._demand(record)
         elif job.generation != record.generation:
             return Gone()
         return self._adopt(record, worker_id) if self.parked(job.request_id) else Gone()
@@ -259,6 +267,11 @@ class Store:
         self._disown(record)
         record.status = Status.PARKED
         self._announce(record)
+
+    def _demand(self, record: SequenceRecord) -> None:
+        """Its owner may be in the middle of a step, and has to give it back after it."""
+        assert record.owner is not None, "nobody has it"
+        self._due.setdefault(record.owner, []).append(record)
 
     def _let_go(self, record: SequenceRecord) -> None:
         """What was due while its owner was in the middle of a step."""
