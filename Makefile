@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead clean
+.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -39,6 +39,13 @@ chaos: install ## Only the tests that kill processes.
 
 bench-overhead: install ## What the mesh adds to each request and token.
 	$(BIN)/python bench/overhead.py $(ARGS)
+
+bench-store: install ## What the store's operations cost.
+	$(BIN)/python bench/store.py $(ARGS)
+
+bench-memory: install ## How full the KV blocks are before the first preemption.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
+	$(BIN)/python bench/memory.py $(ARGS)
 
 clean: ## Remove the environment, caches and run directories.
 	rm -rf $(VENV) .tandem .mypy_cache .pytest_cache .ruff_cache dist

@@ -60,6 +60,11 @@ class Store:
     def num_parked(self) -> int:
         return self._num_in(Status.PARKED)
 
+    @property
+    def num_live_tokens(self) -> int:
+        """Tokens with K/V that some sequence needs; shared ones count for each."""
+        return sum(record.num_computed_tokens for record in self._records.values())
+
     def _num_in(self, status: Status) -> int:
         return sum(record.status is status for record in self._records.values())
 
