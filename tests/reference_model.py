@@ -26,3 +26,11 @@ class ReferenceModel:
                 pad_token_id=0,
             )
         return [int(token) for token in output[0, len(prompt) :]]
+
+    def mean_logprob(self, prompt: list[int], output: list[int]) -> float:
+        """Of the output's tokens, each after the prompt and those before it."""
+        torch = self._torch
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([prompt + output])).logits[0]
+        logprobs = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
+        return float(logprobs[range(len(output)), output].mean())

@@ -69,6 +69,20 @@ async def test_streamed_completion_and_whole_chat(
     assert chat.choices[0].finish_reason == "stop"
 
 
+async def test_several_choices(api: AsyncOpenAI, pool: FakePool) -> None:
+    """n and best_of are the official client's own parameters."""
+    pool.script = saying(403, 1)
+
+    best = await api.completions.create(model=MODEL, prompt="a", n=2, best_of=3)
+    stream = await api.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Hello"}], n=2, stream=True
+    )
+    indices = {chunk.choices[0].index async for chunk in stream}
+
+    assert [choice.text for choice in best.choices] == [" Once"] * 2
+    assert indices == {0, 1}
+
+
 async def test_models(api: AsyncOpenAI) -> None:
     """The list of models has the served one, which can be looked up."""
     models = [model.id async for model in api.models.list()]

@@ -153,6 +153,24 @@ def test_tokens_that_were_recorded_and_never_told_are_told(mesh: Mesh) -> None:
     assert tokens(first, *after) == [7, 8, 9, 10, 11]
 
 
+def test_log_probabilities_survive_their_owner(mesh: Mesh) -> None:
+    """
+    Whoever goes on with a sequence tells how likely its tokens were from the first on.
+    """
+    doomed = mesh.worker("f", "prefill", "decode")
+    heir = mesh.worker("d", "decode")
+    job = prefill_job(max_tokens=5)
+    asking = job.changed(sampling=job.sampling.changed(logprobs=True))
+    doomed.round(Work([asking]))
+    doomed.round(Work())
+
+    mesh.pool.detach("f")
+    first, *later = events(*until_finished(heir, mesh.announced()))
+
+    assert (first.index, first.logprobs) == (0, (0.0,) * 3)
+    assert [event.logprobs for event in later] == [(0.0,)] * 2
+
+
 def test_an_end_that_was_never_told_is_told_by_the_heir(mesh: Mesh) -> None:
     """
     A sequence whose owner recorded its last token and died is ended by the next owner.
