@@ -91,6 +91,13 @@ class Release(Message):
     sequences: tuple[Held, ...]
 
 
+class Forget(Message):
+    """Nobody is there to be told of these sequences: take everything back."""
+
+    type: Literal["forget"] = "forget"
+    sequences: tuple[Held, ...]
+
+
 class Renew(Message):
     """I am alive, and still compute what I hold."""
 
@@ -199,6 +206,7 @@ Operation = (
     | Advance
     | Park
     | Release
+    | Forget
     | Renew
     | Cancel
     | Stats

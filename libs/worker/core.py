@@ -59,11 +59,12 @@ class Core:
         return outcome
 
     def _drop_all_of(self, gateways: set[str]) -> None:
-        """Give up sequences whose gateway is gone, and their clients with it."""
+        """Give up sequences whose gateway is gone: with its clients, or moved."""
         dropped = [s for s in self.batch.running if s.reply_to in gateways]
         for sequence in dropped:
             self.batch.leave(sequence.request_id)
-        self._release(dropped)
+        if dropped:
+            self._store.forget([sequence.held for sequence in dropped])
 
     def _release(self, sequences: Sequences[Sequence]) -> None:
         if sequences:

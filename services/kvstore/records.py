@@ -35,6 +35,7 @@ class SequenceRecord:
     owner: str | None = None
     is_cancelled: bool = False
     is_preempted: bool = False  # its owner has to give it back at its next step
+    is_recalled: bool = False  # the same, to be announced with its new address
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = (
         None  # of the prompt, when it was first given blocks
@@ -115,6 +116,11 @@ class SequenceRecord:
     @property
     def _last_hash(self) -> BlockHash:
         return self.hashes[-1] if self.hashes else root_hash(self.request.cache_salt)
+
+    @property
+    def is_due(self) -> bool:
+        """Its owner has to give it back, as soon as it is between two steps."""
+        return self.is_cancelled or self.is_preempted or self.is_recalled
 
     @property
     def request_id(self) -> RequestId:
