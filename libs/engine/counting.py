@@ -6,7 +6,7 @@ from engine.interface import Chunk, Drawn
 
 
 class CountingEngine:
-    """Answers each sequence's last token plus one, for certain, and touches no memory."""
+    """Answers each sequence's last token plus one, for sure, and touches no memory."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size

@@ -48,8 +48,8 @@ def sample(
 def log_probabilities(logits: Tensor, token_ids: Sequence[int]) -> list[float]:
     """How likely the model finds each row's token, as a natural logarithm.
 
-    logits [num_rows, vocab_size] of any float dtype. As OpenAI and vLLM define it: under
-    the model's own distribution, whatever `sample` does to it.
+    logits [num_rows, vocab_size] of any float dtype. As OpenAI and vLLM define it:
+    under the model's own distribution, whatever `sample` does to it.
     """
     logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
     chosen: list[float] = logprobs[range(len(token_ids)), token_ids].tolist()

@@ -25,9 +25,9 @@ MAX_STOP_CHARACTERS = 256
 MAX_MESSAGES = 4096
 MAX_SALT_CHARACTERS = 256
 
-# Fields that would change the answer and are not served, or not by every route, with the
-# values that ask for nothing. Any other unknown field is ignored, as the clients of others
-# send many.
+# Fields that would change the answer and are not served (some by one route only), with
+# the values that ask for nothing. Any other unknown field is ignored, as the clients of
+# others send many.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),

@@ -91,7 +91,7 @@ class OrderBook:
     def orders(
         self, call: Call, prompt_ids: list[int], default_output: int
     ) -> list[Order]:
-        """One for each answer to a prompt; InvalidRequest if the pool cannot serve it."""
+        """One for each answer to a prompt; InvalidRequest if none could be served."""
         if not prompt_ids:
             raise InvalidRequest("The prompt has no tokens.", param="prompt")
         max_tokens = self.limits.num_output(

@@ -147,7 +147,7 @@ def test_no_rows_no_tokens() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_log_probabilities_are_those_of_the_model(dtype: torch.dtype) -> None:
-    """Temperature and truncation choose the token, and do not change how likely it is."""
+    """Temperature and truncation choose the token, and say not how likely it is."""
     random = torch.Generator().manual_seed(0)
     logits = (torch.randn(20, 1000, generator=random) * 3).to(dtype)
     tokens = sample(logits, [params(temperature=0.3, top_k=2)] * 20, range(20))

@@ -264,7 +264,7 @@ async def test_sampling_parameters_reach_the_pool(
 async def test_cache_salt_reaches_the_pool(
     client: aiohttp.ClientSession, pool: FakePool
 ) -> None:
-    """Prompts share blocks only with those of the same salt; there is none by default."""
+    """Prompts share blocks only with those of the same salt; by default it is none."""
     for fields in ({"cache_salt": "tenant-1"}, {}):
         async with client.post(
             "/v1/completions", json={"prompt": [5], **fields}
