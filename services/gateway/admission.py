@@ -1,4 +1,4 @@
-"""The door: how many requests may be open. Decides before anything costs time."""
+"""The door: how many sequences may be open. Decides before anything costs time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from mesh import metrics
 
 
 class Admission:
-    """Counts open requests and refuses those beyond the limit."""
+    """Counts open sequences and refuses those beyond the limit."""
 
     def __init__(self, max_open: int) -> None:
         self._max_open = max_open
@@ -20,19 +20,19 @@ class Admission:
         self._is_closed = True
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Hold one place; Unavailable or Overloaded if there is none."""
-        self._check()
-        self.num_open += 1
+    def enter(self, count: int = 1) -> Iterator[None]:
+        """Hold places; Unavailable or Overloaded if there are not so many."""
+        self._check(count)
+        self.num_open += count
         metrics.OPEN_REQUESTS.set(self.num_open)
         try:
             yield
         finally:
-            self.num_open -= 1
+            self.num_open -= count
             metrics.OPEN_REQUESTS.set(self.num_open)
 
-    def _check(self) -> None:
+    def _check(self, count: int) -> None:
         if self._is_closed:
             raise Unavailable("The server is stopping.")
-        if self.num_open >= self._max_open:
+        if self.num_open + count > self._max_open:
             raise Overloaded("Too many requests are open. Please retry shortly.")

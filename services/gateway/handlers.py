@@ -52,7 +52,7 @@ class Handlers:
                 )
             ]
             answer = CompletionAnswer(call, orders[0].request_id, self._model.name)
-            return await respond(request, self._pool, Work(orders, answer, arrived))
+            return await self._respond(request, Work(orders, answer, arrived))
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()
@@ -64,7 +64,11 @@ class Handlers:
             book = OrderBook(self._model, limits)
             orders = book.orders(call, prompt_ids, limits.max_tokens)
             answer = ChatAnswer(call, orders[0].request_id, self._model.name)
-            return await respond(request, self._pool, Work(orders, answer, arrived))
+            return await self._respond(request, Work(orders, answer, arrived))
+
+    async def _respond(self, request: web.Request, work: Work) -> web.StreamResponse:
+        with self._admission.enter(len(work.orders) - 1):  # the first has its place
+            return await respond(request, self._pool, work)
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})

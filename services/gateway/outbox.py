@@ -44,12 +44,15 @@ class Outbox:
     def __init__(self, redis: Redis, pool: str) -> None:
         self._redis = redis
         self._pool = pool
-        self._waiting: deque[Waiting] = deque(maxlen=MAX_WAITING)
+        # Bounded at `submit`: what else is sent belongs to requests that came in there.
+        self._waiting: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._is_closed = False
 
     async def submit(self, job: PrefillJob) -> None:
         """Send a job; Unavailable if Redis does not take it."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("Too many jobs wait for the message queue.")
         sent = asyncio.get_running_loop().create_future()
         self._put(Waiting(self._letter(job), sent))
         try:

@@ -35,6 +35,20 @@ async def test_a_full_gateway_refuses_at_once(serve: Any, pool: FakePool) -> Non
     assert status == 200
 
 
+async def test_each_choice_takes_a_place(serve: Any, pool: FakePool) -> None:
+    """A call with more choices than there are places is refused, and holds none."""
+    client = await serve(max_open_requests=3)
+
+    async with client.post(COMPLETIONS, json={**ASK, "n": 4}) as refused:
+        code = await code_of(refused)
+    async with client.post(COMPLETIONS, json={**ASK, "n": 3}) as accepted:
+        status = accepted.status
+
+    assert (refused.status, code) == (503, "overloaded")
+    assert status == 200
+    assert len(pool.jobs) == 3
+
+
 async def test_large_bodies_are_refused(serve: Any, pool: FakePool) -> None:
     """A body beyond the limit is a 413, however it is sent."""
     client = await serve(max_body_bytes=2000)
