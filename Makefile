@@ -34,8 +34,8 @@ lint: install ## Style, formatting and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: install ## Only the tests that kill processes.
-	$(BIN)/python -m pytest -m chaos $(ARGS)
+chaos: install ## Only the tests that kill processes, 20 rounds of each.
+	$(BIN)/python -m pytest -m chaos --rounds 20 $(ARGS)
 
 bench-overhead: install ## What the mesh adds to each request and token.
 	$(BIN)/python bench/overhead.py $(ARGS)

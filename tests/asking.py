@@ -1,6 +1,7 @@
 """Completions over HTTP, as any client would ask for them."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ class Streamed:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
+    longest_gap: float = field(default=0.0, compare=False)  # seconds between two tokens
 
 
 async def complete(url: str, **request: Any) -> dict[str, Any]:
@@ -45,6 +47,7 @@ async def stream(
         ) as response,
     ):
         assert response.status == 200, await response.text()
+        last = float("inf")
         async for line in response.content:
             event = line.removeprefix(b"data: ").strip()
             if not event or event == b"[DONE]":
@@ -52,6 +55,9 @@ async def stream(
             chunk = json.loads(event)
             assert "error" not in chunk, chunk
             streamed.usage = chunk.get("usage") or streamed.usage
+            now = time.monotonic()  # the time to the first token is no gap
+            streamed.longest_gap = max(streamed.longest_gap, now - last)
+            last = now
             for choice in chunk["choices"]:
                 streamed.text += choice["text"]
                 streamed.token_ids += choice.get("token_ids") or []

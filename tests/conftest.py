@@ -15,6 +15,12 @@ from running import STORIES, RunningMesh, running_mesh
 from mesh.connect import connect
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounds", type=int, default=1, help="of each scenario that kills processes"
+    )
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
     """The URL of a Redis of our own, on a Unix socket."""

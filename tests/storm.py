@@ -10,15 +10,16 @@ from typing import Any
 from asking import Streamed, stream
 from running import RunningMesh
 
-NUM_STREAMS = 8
+NUM_STREAMS = 32
 ASKED = [
-    {"prompt": [1, 300 + number], "max_tokens": 200, "ignore_eos": True}
+    {"prompt": [1, 300 + number], "max_tokens": 150, "ignore_eos": True}
     for number in range(NUM_STREAMS)
 ]
 LONG_PROMPTS = [
     {"prompt": [1] + [300 + n % 100] * 400, "max_tokens": 10, "ignore_eos": True}
-    for n in range(2 * NUM_STREAMS)
+    for n in range(NUM_STREAMS)
 ]
+recoveries: dict[str, list[float]] = {}
 _runs = count()
 
 
@@ -32,6 +33,12 @@ async def streamed(
     return await asyncio.gather(
         *(stream(mesh.url, on_tokens, cache_salt=salt, **request) for request in asked)
     )
+
+
+def remember(scenario: str, answers: Sequence[Streamed]) -> None:
+    """How long its clients waited, for the summary at the end of the tests."""
+    gaps = [answer.longest_gap for answer in answers]
+    recoveries.setdefault(scenario, []).extend(gaps)
 
 
 def once_at(num_tokens: int, act: Callable[[], object]) -> Callable[[int], None]:

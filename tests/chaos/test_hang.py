@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import pytest
 from running import RunningMesh
-from storm import ASKED, LONG_PROMPTS, once_at, signal_all, streamed
+from storm import ASKED, LONG_PROMPTS, once_at, remember, signal_all, streamed
 from waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -36,6 +36,7 @@ async def test_a_stopped_worker(
         assert psutil.Process(victim[0]).status() == psutil.STATUS_STOPPED
     finally:
         signal_all(victim, signal.SIGCONT)
+    remember("a stopped worker", wild)
     assert wild == calm
     await wait_until(lambda: not psutil.pid_exists(victim[0]), seconds=10)
 
@@ -53,5 +54,6 @@ async def test_a_short_stop_costs_nothing(whole_mesh: RunningMesh) -> None:
 
     wild = await streamed(whole_mesh, once_at(60, stop_and_go))
 
+    remember("a short stop costs nothing", wild)
     assert wild == calm
     assert whole_mesh.pids("decode") == victims

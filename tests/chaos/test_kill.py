@@ -5,7 +5,7 @@ import signal
 import pytest
 from asking import stream
 from running import RunningMesh
-from storm import LONG_PROMPTS, once_at, signal_all, streamed
+from storm import LONG_PROMPTS, once_at, remember, signal_all, streamed
 
 pytestmark = pytest.mark.chaos
 
@@ -19,6 +19,7 @@ async def test_a_killed_decode_worker(whole_mesh: RunningMesh) -> None:
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victim)))
 
+    remember("a killed decode worker", wild)
     assert wild == calm
 
 
@@ -31,6 +32,7 @@ async def test_all_decode_workers_killed(whole_mesh: RunningMesh) -> None:
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victims)))
 
+    remember("all decode workers killed", wild)
     assert wild == calm
 
 
@@ -47,6 +49,7 @@ async def test_prefill_workers_killed_before_the_first_token(
 
     wild = await streamed(whole_mesh, kill_at_first, LONG_PROMPTS)
 
+    remember("prefill workers killed before the first token", wild)
     assert wild == calm
 
 
@@ -61,6 +64,7 @@ async def test_a_drained_worker_hands_over(whole_mesh: RunningMesh) -> None:
         whole_mesh, once_at(60, lambda: signal_all(victim, signal.SIGTERM))
     )
 
+    remember("a drained worker hands over", wild)
     assert wild == calm
 
 
@@ -90,4 +94,5 @@ async def test_a_killed_store(whole_mesh: RunningMesh) -> None:
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victim)))
 
+    remember("a killed store", wild)
     assert wild == calm

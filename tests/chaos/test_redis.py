@@ -2,7 +2,7 @@
 
 import pytest
 from running import RunningMesh
-from storm import once_at, signal_all, streamed
+from storm import once_at, remember, signal_all, streamed
 
 pytestmark = pytest.mark.chaos
 
@@ -17,5 +17,6 @@ async def test_redis_comes_back_empty(whole_mesh: RunningMesh) -> None:
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all([victim])))
 
+    remember("redis comes back empty", wild)
     assert wild == calm
     assert whole_mesh.redis_pid() != victim
