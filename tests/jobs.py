@@ -1,6 +1,7 @@
 """Jobs and pools of the size that tests need."""
 
 import time
+from zlib import crc32
 
 from kv.operations import BeginLoad, Held, Progress, Record
 from kvstore.memory import PoolMemory
@@ -21,21 +22,31 @@ def prefill_job(
     request_id: str = "r1",
     num_tokens: int = 6,
     *,
+    like: str | None = None,
     max_tokens: int = 4,
     generation: int = 0,
     deadline: float | None = None,
+    cache_salt: str = "",
 ) -> PrefillJob:
-    """A prompt of 1, 2, 3 ..., in need of ceil((num_tokens + max_tokens - 1) / 4)
-    blocks of GEOMETRY."""
+    """A prompt of 1, 2, 3 ..., whose first token is another one for each request.
+
+    With `like` it is the prompt of that request. It needs ceil(num_tokens / 4) blocks of
+    GEOMETRY to start, and ceil((num_tokens + max_tokens - 1) / 4) in the end.
+    """
     return PrefillJob(
         request_id=RequestId(request_id),
         generation=generation,
-        token_ids=tuple(range(1, num_tokens + 1)),
+        token_ids=(first_token(like or request_id), *range(2, num_tokens + 1)),
         num_prompt_tokens=num_tokens,
         sampling=SamplingParams(max_tokens=max_tokens, temperature=0),
         reply_to="g1",
         deadline=time.time() + 60 if deadline is None else deadline,
+        cache_salt=cache_salt,
     )
+
+
+def first_token(request_id: str) -> int:
+    return 1 if request_id == "r1" else crc32(request_id.encode()) >> 1
 
 
 def loaded_pool(num_blocks: int) -> Pool:

@@ -81,7 +81,8 @@ class SequenceRecord:
         """So many tokens need not be computed: their blocks are shared."""
         self.num_computed_tokens = num_tokens
         if self.num_cached_tokens is None:
-            self.num_cached_tokens = num_tokens
+            num_prompt = self.request.num_prompt_tokens
+            self.num_cached_tokens = min(num_tokens, num_prompt)
 
     @property
     def shareable_hashes(self) -> list[BlockHash]:

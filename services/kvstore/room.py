@@ -29,9 +29,10 @@ class Room:
         self._prefixes = Prefixes()
 
     @property
-    def has_line(self) -> bool:
-        """A newcomer would have to wait behind others."""
-        return len(self._line) > 0
+    def stalled(self) -> SequenceRecord | None:
+        """Who is the first in line, if it has blocks and needs more to go on."""
+        head = self._line.head
+        return head if head and head.block_table else None
 
     @property
     def num_in_line(self) -> int:

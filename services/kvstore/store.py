@@ -112,9 +112,10 @@ class Store:
         Between two steps the worker writes nowhere: the moment to take blocks back.
         """
         owned = self._owned.get(worker_id, {})
-        named, growing = [], []
+        # Also what it holds and did not step may be taken from it.
+        concerned, growing = list(owned), []
         for step in steps:
-            named.append(step.request_id)
+            concerned.append(step.request_id)
             record = owned.get(step.request_id)
             if record is not None and record.generation == step.generation:
                 self._announce(*self._room.fill(record, step))
@@ -122,11 +123,10 @@ class Store:
                     growing.append(record)
         for record in self._due.pop(worker_id, ()):
             if record.owner == worker_id and record.is_due:
-                named.append(record.request_id)
                 self._let_go(record)
         growth = list(self._grow_all(growing, worker_id))
         self._serve_line()
-        gone = [request_id for request_id in named if request_id not in owned]
+        gone = dict.fromkeys(id for id in concerned if id not in owned)
         return Advanced(growth=tuple(growth), gone=tuple(gone))
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
@@ -163,8 +163,8 @@ class Store:
 
     def detach(self, worker_id: str) -> None:
         """The worker is dead: what it held is parked at its last advanced token."""
-        for record in self._survivors(worker_id):
-            self._park(record)
+        for record in list(self._owned.get(worker_id, {}).values()):
+            self._lose(record)
         self._owned.pop(worker_id, None)
         self._due.pop(worker_id, None)
         self.blocks.lift_quarantine(worker_id)
@@ -172,11 +172,10 @@ class Store:
 
     def expire(self, worker_id: str) -> None:
         """The worker hangs, and may still write: others go on with what it held."""
-        for record in self._survivors(worker_id):
-            if self._room.isolate(record, worker_id):
-                self._park(record)
-            else:
-                self._preempt(record)
+        for record in list(self._owned.get(worker_id, {}).values()):
+            if not self._room.isolate(record, worker_id):
+                record.is_preempted = True
+            self._lose(record)
         self._serve_line()
 
     def check(self) -> None:
@@ -186,6 +185,8 @@ class Store:
             is_owned = record.status is Status.OWNED
             assert is_owned == (record.request_id in owned), "an owner lost its record"
             assert is_owned == (record.owner is not None), "owned by nobody"
+        can_wait = self.num_parked or owned or self.blocks.num_quarantined
+        assert can_wait or not self._records, "everybody waits, and for nobody"
         self._room.check(list(self._records.values()))
 
     def _held(
@@ -197,15 +198,14 @@ class Store:
             if record is not None and record.generation == held.generation:
                 yield record
 
-    def _survivors(self, worker_id: str) -> Iterable[SequenceRecord]:
-        """What a lost worker held; what too many were lost with is given up."""
-        for record in list(self._owned.get(worker_id, {}).values()):
-            record.num_deaths += 1
-            if record.num_deaths >= MAX_DEATHS:
-                self.failures.append(Failure(record.request, DEADLY))
-                self._end(record)
-            else:
-                yield record
+    def _lose(self, record: SequenceRecord) -> None:
+        """Its owner is lost: others go on, unless too many were lost with it."""
+        record.num_deaths += 1
+        if record.num_deaths < MAX_DEATHS:
+            self._park(record)
+        else:
+            self.failures.append(Failure(record.request, DEADLY))
+            self._end(record)
 
     def _refuse(self, record: SequenceRecord, reason: str) -> Gone:
         self.failures.append(Failure(record.request, reason))
@@ -222,21 +222,30 @@ class Store:
 
     def _grow(self, record: SequenceRecord) -> list[int]:
         while (blocks := self._room.grow(record)) is None:
-            youngest = max(
-                (other for other in self._records.values() if other.block_table),
-                key=lambda other: other.age,
-            )
-            if youngest.owner not in (None, record.owner):
-                # Its owner may be in the middle of a step: it has to wait for that.
-                youngest.is_preempted = True
-                self._demand(youngest)
+            if not self._preempt_youngest(record.owner):
                 self._disown(record)
                 self._room.wait(record)
                 return []
-            self._preempt(youngest)
-            if youngest is record:
+            if record.owner is None:  # it was the youngest itself
                 return []
         return blocks
+
+    def _preempt_youngest(self, worker_id: str | None = None) -> bool:
+        """Take its blocks; False if it has to wait for the end of its owner's step.
+
+        `worker_id` is known to be between two steps.
+        """
+        youngest = max(
+            (record for record in self._records.values() if record.block_table),
+            key=lambda record: record.age,
+        )
+        if youngest.owner in (None, worker_id):
+            self._preempt(youngest)
+            return True
+        if not youngest.is_preempted:
+            youngest.is_preempted = True
+            self._demand(youngest)
+        return False
 
     def _come_back(
         self, record: SequenceRecord, job: PrefillJob, worker_id: str
@@ -270,6 +279,9 @@ class Store:
 
     def _announce_parked(self, record: SequenceRecord) -> None:
         self._disown(record)
+        if record.num_blocks_to_grow:  # recalled, just before it was given them
+            self._room.wait(record)
+            return
         record.status = Status.PARKED
         self._announce(record)
 
@@ -299,7 +311,10 @@ class Store:
         self.announcements.extend(record.request_id for record in records)
 
     def _serve_line(self) -> None:
+        """Place who waits; for who stalled on its way, more may be taken back."""
         self._announce(*self._room.serve_line())
+        while self._room.stalled and self._preempt_youngest():
+            self._announce(*self._room.serve_line())
 
     def _end(self, record: SequenceRecord) -> None:
         """Forget the sequence."""

@@ -146,7 +146,7 @@ async def test_a_request_s_life_at_the_store(pool: Pool, tmp_path: Path) -> None
 
     assert adopted.token_ids == (1, 2, 3, 4, 5, 6, 50)
     assert pool.store
-    assert pool.store.blocks.num_free == 10
+    assert pool.store.blocks.num_available == 10
 
 
 async def test_a_closed_connection_parks(pool: Pool, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 from jobs import GEOMETRY, held, prefill_job, step
+from owning import admitted, announced, prefilled
 
-from kv.operations import Gone, Queued, Record
-from kvstore.records import SequenceRecord
+from kv.operations import Gone, Record
 from kvstore.store import MAX_DEATHS, Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId
 
@@ -19,35 +19,16 @@ def store() -> Iterator[Store]:
     store.check()
 
 
-def admitted(store: Store, job: PrefillJob, worker: str = "a") -> Record:
-    record = store.admit(job, worker)
-    assert isinstance(record, Record)
-    return record
-
-
-def prefilled(store: Store, job: PrefillJob, worker: str = "a") -> Record:
-    """Admitted, its prompt computed and its first token sampled."""
-    record = admitted(store, job, worker)
-    store.advance([step(record, len(job.token_ids), 50)], worker)
-    return record
-
-
-def announced(store: Store) -> list[SequenceRecord]:
-    records = [store.parked(request_id) for request_id in store.announcements]
-    store.announcements.clear()
-    return [record for record in records if record is not None]
-
-
 def test_admission_gives_blocks_for_the_prompt(store: Store) -> None:
     """
-    An admitted request owns blocks for its prompt; room for its output is promised.
+    An admitted request owns blocks for its prompt; those for its output come later.
     """
     record = admitted(store, prefill_job(num_tokens=6, max_tokens=7))
 
     assert len(record.block_table) == 2
     assert record.generation == 1
     assert record.num_computed_tokens == 0
-    assert store.blocks.num_reserved == 1
+    assert store.blocks.num_referenced == 2
 
 
 def test_growth_comes_with_the_answer_to_a_step(store: Store) -> None:
@@ -63,9 +44,9 @@ def test_growth_comes_with_the_answer_to_a_step(store: Store) -> None:
     assert second.growth == ()
 
 
-def test_a_sequence_never_takes_more_than_it_was_promised(store: Store) -> None:
+def test_the_last_token_takes_no_block(store: Store) -> None:
     """
-    The last token is never computed, so it takes no slot beyond the promise.
+    The last token is never computed, so it needs no slot.
     """
     record = admitted(store, prefill_job(num_tokens=4, max_tokens=1))
 
@@ -199,56 +180,16 @@ def test_a_step_forgives_the_deaths_before_it(store: Store) -> None:
     assert record.request_id == adopted.request_id
 
 
-def test_who_finds_no_room_waits_in_order(store: Store) -> None:
-    """
-    Waiting requests get blocks first come first served; a short one does not overtake.
-    """
-    running = admitted(store, prefill_job("r1", 24, max_tokens=5))
-    long = store.admit(prefill_job("r2", 24, max_tokens=5), "a")
-    short = store.admit(prefill_job("r3", 4, max_tokens=1), "a")
-
-    store.release([held(running)], "a")
-
-    assert isinstance(long, Queued)
-    assert isinstance(short, Queued)
-    assert [r.request_id for r in announced(store)] == ["r2", "r3"]
-
-
-def test_a_full_queue_refuses(store: Store) -> None:
-    """
-    The queue for blocks is bounded, and who does not get in is told.
-    """
-    admitted(store, prefill_job("r0", 36, max_tokens=5))
-    for number in range(3):
-        store.admit(prefill_job(f"w{number}", 36, max_tokens=5), "a")
-
-    answer = store.admit(prefill_job("late", 36, max_tokens=5), "a")
-
-    assert isinstance(answer, Gone)
-    assert [f.request.request_id for f in store.failures] == ["late"]
-
-
-def test_what_can_never_fit_does_not_wait(store: Store) -> None:
-    """
-    A request larger than the whole pool fails at once and blocks nobody's way.
-    """
-    answer = store.admit(prefill_job("huge", 41, max_tokens=1), "a")
-
-    assert isinstance(answer, Gone)
-    assert store.num_waiting == 0
-    assert [f.request.request_id for f in store.failures] == ["huge"]
-
-
 def test_cancel_frees_a_parked_sequence_at_once(store: Store) -> None:
     """
-    Nobody writes to a parked sequence, so its blocks are free with the cancel.
+    Nobody writes to a parked sequence, so its blocks are nobody's with the cancel.
     """
     record = prefilled(store, prefill_job())
     store.park([held(record)], "a")
 
     store.cancel(record.request_id)
 
-    assert store.blocks.num_free == 10
+    assert store.blocks.num_available == 10
     assert announced(store) == []
 
 
@@ -278,7 +219,7 @@ def test_a_cancelled_sequence_dies_with_its_owner(store: Store) -> None:
     store.detach("a")
 
     assert announced(store) == []
-    assert store.blocks.num_free == 10
+    assert store.blocks.num_available == 10
 
 
 def test_cancel_overtakes_the_job(store: Store) -> None:
@@ -303,17 +244,3 @@ def test_a_job_delivered_again_after_the_end_starts_nothing(store: Store) -> Non
 
     assert isinstance(answer, Gone)
     assert store.blocks.num_free == 10
-
-
-def test_cancel_takes_a_waiting_request_out_of_the_queue(store: Store) -> None:
-    """
-    A waiting request that is cancelled does not hold up those behind it.
-    """
-    admitted(store, prefill_job("r1", 20, max_tokens=5))
-    store.admit(prefill_job("r2", 36, max_tokens=5), "a")
-    store.admit(prefill_job("r3", 4, max_tokens=1), "a")
-
-    store.cancel(RequestId("r2"))
-
-    assert [record.request_id for record in announced(store)] == ["r3"]
-    assert store.num_waiting == 0
