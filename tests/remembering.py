@@ -24,14 +24,14 @@ class Memory:
     """The slots of all blocks."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        self._block_size = block_size
+        self.block_size = block_size
         self._slots = [[GARBAGE] * block_size for _ in range(num_blocks)]
 
     def read(
         self, block_table: Sequence[int], num_slots: int, copied: Mapping[int, int]
     ) -> list[Content]:
         """The first slots; of a block that is `copied` from another, that one's."""
-        places = [divmod(slot, self._block_size) for slot in range(num_slots)]
+        places = [divmod(slot, self.block_size) for slot in range(num_slots)]
         blocks = [copied.get(block, block) for block in block_table]
         return [self._slots[blocks[index]][offset] for index, offset in places]
 
@@ -40,7 +40,7 @@ class Memory:
     ) -> None:
         """Fill slots from `slot` on."""
         for content in contents:
-            index, offset = divmod(slot, self._block_size)
+            index, offset = divmod(slot, self.block_size)
             self._slots[block_table[index]][offset] = content
             slot += 1
 
@@ -49,7 +49,7 @@ class Memory:
 
     def spoil(self, block_table: Sequence[int], slot: int) -> None:
         """Overwrite all slots from `slot` on."""
-        num_slots = len(block_table) * self._block_size
+        num_slots = len(block_table) * self.block_size
         self.write(block_table, slot, [GARBAGE] * (num_slots - slot))
 
 
@@ -106,7 +106,8 @@ class Running:
         for length in range(self.record.num_prompt_tokens, len(self.token_ids)):
             assert self.token_ids[length] == next_token(self.token_ids[:length])
         if not self.is_finished:
-            assert len(self.block_table) >= -(-len(self.token_ids) // 4), "no slot"
+            num_slots = len(self.block_table) * memory.block_size
+            assert num_slots >= len(self.token_ids), "no slot for the next token"
 
 
 class Worker:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from jobs import GEOMETRY, held, prefill_job, step
-from owning import admitted, announced, prefilled
+from owning import admitted, adopted, announced, prefilled
 
 from kv.operations import Gone, Record
 from kvstore.store import MAX_DEATHS, Store
@@ -244,3 +244,19 @@ def test_a_job_delivered_again_after_the_end_starts_nothing(store: Store) -> Non
 
     assert isinstance(answer, Gone)
     assert store.blocks.num_free == 10
+
+
+def test_a_recalled_sequence_has_room_for_its_next_token(store: Store) -> None:
+    """
+    A request that comes again from a new address leaves its owner between two steps,
+    and takes along the block that this owner would have been given.
+    """
+    job = prefill_job(num_tokens=4, max_tokens=6)
+    record = admitted(store, job)
+    store.admit(job.changed(reply_to="g2"), "b")
+
+    advanced = store.advance([step(record, 4, 50)], "a")
+
+    (heir,) = adopted(store, "b")
+    assert advanced.gone == (record.request_id,)
+    assert (heir.reply_to, len(heir.block_table)) == ("g2", 2)
