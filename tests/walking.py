@@ -105,7 +105,9 @@ class Walk:
         if self._requests:
             job = self._chance.choice(list(self._requests.values()))
             address = f"g{self._chance.randint(1, 3)}"
-            self._stream.append(job.changed(reply_to=address))
+            again = job.changed(reply_to=address, attempt=job.attempt + 1)
+            self._requests[job.request_id] = again
+            self._stream.append(again)
 
     def announce(self) -> None:
         while self._store.announcements:

@@ -17,7 +17,8 @@ DIGEST_BYTES = 32  # of users who do not trust each other: collisions must be in
 
 def root_hash(salt: str) -> BlockHash:
     """The parent of a prefix's first block."""
-    return BlockHash(blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest())
+    digest = blake2b(salt.encode(), digest_size=DIGEST_BYTES, person=b"root")
+    return BlockHash(digest.digest())
 
 
 def block_hash(parent: BlockHash, token_ids: Sequence[int]) -> BlockHash:

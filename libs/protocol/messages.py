@@ -33,6 +33,7 @@ class PrefillJob(Message):
     logprobs: tuple[float, ...] = ()  # of that output, if `sampling` asks for them
     sampling: SamplingParams
     reply_to: str  # the gateway whose reply stream gets the events
+    attempt: int = 0  # the gateway's count of sending it, each perhaps to a new address
     deadline: float  # seconds since the epoch; nobody waits for an answer after it
     priority: int = 0
     cache_salt: str = ""  # only prompts with the same salt share blocks

@@ -78,12 +78,13 @@ class Pool:
 
         Whatever a job of before still does, it is the same tokens, each taken once.
         """
-        for job, inbox in self._open.values():
+        for before, inbox in list(self._open.values()):
+            job = before.changed(reply_to=self.mailbox.name, attempt=before.attempt + 1)
+            self._open[job.request_id] = job, inbox
             if not inbox.has_ended:
                 continuation = job.changed(
                     token_ids=job.token_ids + tuple(inbox.token_ids),
                     logprobs=tuple(inbox.logprobs),
-                    reply_to=self.mailbox.name,
                 )
                 self.outbox.resubmit(continuation)
         logger.warning("requests.resubmitted", num_requests=len(self._open))

@@ -255,8 +255,10 @@ class Store:
         A gateway that lost what was posted to it has a new address, and sends its
         requests again: the next owner tells it everything from the start.
         """
-        if job.reply_to != record.request.reply_to:
-            record.request = record.request.changed(reply_to=job.reply_to)
+        if job.attempt > record.request.attempt:
+            record.request = record.request.changed(
+                reply_to=job.reply_to, attempt=job.attempt
+            )
             if record.owner is not None:
                 record.is_recalled = True
                 self._demand(record)

@@ -243,6 +243,7 @@ async def test_a_redis_that_comes_back_empty_is_a_pause(
     assert second.request_id == first.request_id
     assert second.token_ids == (*first.token_ids, 403, 407)
     assert second.reply_to != first.reply_to
+    assert (first.attempt, second.attempt) == (0, 1)
 
 
 async def test_stopping_ends_streams_with_an_event(

@@ -253,10 +253,25 @@ def test_a_recalled_sequence_has_room_for_its_next_token(store: Store) -> None:
     """
     job = prefill_job(num_tokens=4, max_tokens=6)
     record = admitted(store, job)
-    store.admit(job.changed(reply_to="g2"), "b")
+    store.admit(job.changed(reply_to="g2", attempt=1), "b")
 
     advanced = store.advance([step(record, 4, 50)], "a")
 
     (heir,) = adopted(store, "b")
     assert advanced.gone == (record.request_id,)
     assert (heir.reply_to, len(heir.block_table)) == ("g2", 2)
+
+
+def test_an_earlier_attempt_that_comes_late_changes_no_address(store: Store) -> None:
+    """
+    Streams may bring a request's first job after its second: the newer address stays.
+    """
+    job = prefill_job()
+    record = admitted(store, job)
+    store.admit(job.changed(reply_to="g2", attempt=1), "b")
+    store.advance([step(record, 6, 50)], "a")
+
+    store.admit(job, "b")
+
+    (heir,) = adopted(store, "b")
+    assert heir.reply_to == "g2"
