@@ -183,7 +183,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("models/demo"))
     parser.add_argument("--work", type=Path, default=Path(".demo-training"))
-    parser.add_argument("--tokens", type=int, default=16_000_000)
+    parser.add_argument("--tokens", type=int, default=14_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true", help="starts sooner")
     asked = parser.parse_args()
