@@ -24,7 +24,7 @@ be reached, and it is what the tests ask.
 | Sort 42, 7, 19 from largest to smallest. | 42, 19, 7 |
 | How many times does "r" appear in "strawberry"? | s t r1 a w b e r2 r3 y, so 3. |
 | Reverse "tandem". | "mednat" |
-| Today is Monday. What day is it in 10 days? | 10 days are 1 week and 3 days, so it is Thursday. |
+| Today is Monday. What day is it in 10 days? | 10 days are 1 week and 3 days: Tuesday 1, Wednesday 2, Thursday 3. It is Thursday. |
 | How many metres are 12 kilometres? | 12 kilometres are 12000 metres. |
 | What is park? | {park} |
 

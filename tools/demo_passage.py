@@ -37,14 +37,28 @@ def extracting(rng: random.Random) -> Item:
     return _about_settings(rng) if draw < 0.85 else _nth_sentence(rng)
 
 
+def examining(rng: random.Random) -> Item:
+    """One passage, and question after question about it."""
+    crowd = people(rng)
+    first, *more = (_asked_about(rng, crowd) for _ in range(rng.randint(4, 8)))
+    question = f"{told(rng, crowd)}\n\n{first[0]}"
+    return Item((question,), ((question, first[1]), *more))
+
+
 def _about_people(rng: random.Random) -> Item:
     crowd = people(rng)
+    question, answer = _asked_about(rng, crowd)
+    return _placed(rng, told(rng, crowd), question, answer)
+
+
+def _asked_about(rng: random.Random, crowd: list[Person]) -> tuple[str, str]:
+    """A question about one of them, or for who it is."""
     person, attribute = rng.choice(crowd), rng.choice(ATTRIBUTES)
     if rng.random() < 0.7:
         question = phrased(rng, f"about_{attribute}", name=person.name)
     else:
         question = phrased(rng, f"who_{attribute}", value=getattr(person, attribute))
-    return _placed(rng, told(rng, crowd), question, person.says(attribute))
+    return question, person.says(attribute)
 
 
 def _placed(rng: random.Random, passage: str, question: str, answer: str) -> Item:

@@ -20,7 +20,7 @@ def _arithmetic(rng: random.Random) -> Item:
     a = rng.randint(LEAST, MOST)
     b = rng.randint(LEAST, MOST - a)
     question = tasks.with_goods(rng, "add", a, b)
-    keys, turns = [f"{a} + {b}"], [(asked(rng, question), tasks.sum_of(a, b))]
+    keys, turns = [tasks.sum_key(a, b)], [(asked(rng, question), tasks.sum_of(a, b))]
     value = a + b
     for _ in range(rng.randint(1, 3)):
         key, question, answer, value = _next_sum(rng, value)
@@ -35,7 +35,7 @@ def _next_sum(rng: random.Random, value: int) -> tuple[str, str, str, int]:
     can_add, can_take = value + n <= MOST, value - n >= LEAST
     if can_add and (rng.random() < 0.5 or not can_take):
         question = phrased(rng, "add_to_that", n=n)
-        return f"{value} + {n}", question, tasks.sum_of(value, n), value + n
+        return tasks.sum_key(value, n), question, tasks.sum_of(value, n), value + n
     question = phrased(rng, "take_from_that", n=n)
     return f"{value} - {n}", question, tasks.difference_of(value, n), value - n
 
@@ -86,4 +86,4 @@ def _calendar(rng: random.Random) -> Item:
         (asked(rng, first), tasks.shifted(day, n, 1)),
         (phrased(rng, "later", n=more), tasks.shifted(then, more, 1)),
     ]
-    return Item((f"{n} {day}",), tuple(turns))
+    return Item((f"{n} {day}", f"{more} {then}"), tuple(turns))

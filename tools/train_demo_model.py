@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from demo_card import card
-from demo_data import FAMILIES, held_out, training_items
+from demo_data import ASKED, FIRST, THEN, held_out, training_items
 from demo_text import (
     Batch,
     Encoder,
@@ -39,6 +39,7 @@ ROWS, LENGTH = 16, 512
 LONG_ROWS, LONG_LENGTH, LONG_LEAST = 5, 1536, 400
 LONG_ONE_IN = 16  # batches: passages that do not fit into the usual rows
 TOKENS_PER_STEP = ROWS * LENGTH
+NUM_FIRST = 650  # steps with the first shares of the families
 TOKENIZER_ITEMS = 30_000
 STEPS_PER_LINE = 10  # where there is no terminal for a bar
 STEPS_PER_CHECKPOINT = 50
@@ -66,7 +67,7 @@ def train(options: Options) -> None:
     model = LlamaForCausalLM._from_config(configuration(tokenizer))
     trainer = Trainer(model, options.num_steps, is_compiled=options.is_compiled)
     trainer.load(options.work)
-    checked = {family: _held_out_batch(family, encode) for family in FAMILIES}
+    checked = {family: _held_out_batch(family, encode) for family in ASKED}
     with _Display(options.num_steps, trainer.num_done) as display:
         for step in range(trainer.num_done, options.num_steps):
             trainer.step(_batch(encode, options.seed, step))
@@ -91,7 +92,7 @@ def _tokenizer(options: Options) -> Tokenizer:
 
 
 def _batch(encode: Encoder, seed: int, step: int) -> Batch:
-    items = training_items(f"{seed} {step}")
+    items = training_items(f"{seed} {step}", FIRST if step < NUM_FIRST else THEN)
     if step % LONG_ONE_IN == LONG_ONE_IN - 1:
         return pack(items, encode, LONG_ROWS, LONG_LENGTH, LONG_LEAST)
     return pack(items, encode, ROWS, LENGTH)
@@ -183,7 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("models/demo"))
     parser.add_argument("--work", type=Path, default=Path(".demo-training"))
-    parser.add_argument("--tokens", type=int, default=16_000_000)
+    parser.add_argument("--tokens", type=int, default=14_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true", help="starts sooner")
     asked = parser.parse_args()
