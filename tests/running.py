@@ -53,6 +53,12 @@ class RunningMesh:
         """Two workers of each kind are ready."""
         return len(self.pids("prefill")) == len(self.pids("decode")) == 2
 
+    def scale(self, decode: int) -> None:
+        """Change the number of decode workers."""
+        command = [sys.executable, "-m", "tandem", "scale", f"decode={decode}"]
+        command += ["--run-dir", str(self.run_dir)]
+        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+
     def kill(self, service: str) -> int:
         """`kill -9` one process of the service; returns its pid."""
         pid = self.pids(service)[0]
