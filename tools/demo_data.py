@@ -56,6 +56,7 @@ class Course:
 FIRST = Course((12, 12, 5, 8, 9, 6, 3, 5, 6, 8, 10, 10, 13, 2, 0), has_late=False)
 SECOND = Course((8, 9, 4, 9, 10, 4, 3, 5, 4, 13, 5, 9, 11, 1, 12), has_late=False)
 THIRD = replace(SECOND, has_late=True)
+LAST = Course((6, 8, 4, 6, 6, 2, 2, 2, 4, 4, 10, 13, 12, 1, 30), has_late=True)
 
 
 def held_out(family: str, rng: random.Random) -> Item:
