@@ -30,7 +30,13 @@ class LogFormatName(StrEnum):
     text = "text"
 
 
-Model = Annotated[str, Option(help="A directory with config.json, or a hub id.")]
+Model = Annotated[
+    str,
+    Option(
+        help="A directory with config.json, or a hub id.",
+        show_default="the demo model",
+    ),
+]
 ServedModelName = Annotated[
     str, Option(help="The model's name for clients.", show_default="its own")
 ]
@@ -78,3 +84,5 @@ Url = Annotated[
     str,
     Option(help="Of any gateway, like http://127.0.0.1:8000.", show_default=False),
 ]
+Seed = Annotated[int, Option(min=0, help="Draws the questions.")]
+Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]
