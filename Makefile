@@ -4,12 +4,12 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-MODEL ?= models/stories260K
+MODEL ?=
 PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory clean
+.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".
-	@$(BIN)/tandem up --model $(MODEL) --port $(PORT) $(ARGS)
+	@$(BIN)/tandem up $(if $(MODEL),--model $(MODEL)) --port $(PORT) $(ARGS)
 
 test: install lint ## Lint, then run every test; ARGS="-k name" for some.
 	$(BIN)/python -m pytest $(ARGS)
@@ -46,6 +46,10 @@ bench-store: install ## What the store's operations cost.
 bench-memory: install ## How full the KV blocks are before the first preemption.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	$(BIN)/python bench/memory.py $(ARGS)
+
+demo-model: install ## Train models/demo again: two hours on two cores; goes on if interrupted.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
+	$(BIN)/python tools/train_demo_model.py $(ARGS)
 
 clean: ## Remove the environment, caches and run directories.
 	rm -rf $(VENV) .tandem .mypy_cache .pytest_cache .ruff_cache dist

@@ -15,6 +15,14 @@ class ReferenceModel:
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
+    def chat_prompt(self, question: str) -> list[int]:
+        """What a chat's first question is for the model."""
+        messages = [{"role": "user", "content": question}]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
     def greedy(self, prompt: list[int], max_tokens: int) -> list[int]:
         torch = self._torch
         with torch.inference_mode():

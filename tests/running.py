@@ -16,7 +16,8 @@ import psutil
 READY_SECONDS = 120
 STOP_SECONDS = 10
 
-STORIES = Path(__file__).parent.parent / "models" / "stories260K"
+MODELS = Path(__file__).parent.parent / "models"
+STORIES, DEMO = MODELS / "stories260K", MODELS / "demo"
 
 
 class RunningMesh:
@@ -75,10 +76,11 @@ class RunningMesh:
 
 
 @contextmanager
-def running_mesh(model: Path, *options: str) -> Iterator[RunningMesh]:
+def running_mesh(model: Path | None, *options: str) -> Iterator[RunningMesh]:
     """A mesh for as long as the block lasts; its logs are shown if it does not start."""
     with tempfile.TemporaryDirectory(prefix="tandem-test-") as folder:
-        command = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
+        command = [sys.executable, "-m", "tandem", "up"]
+        command += ["--model", str(model)] if model else []
         command += ["--port", "0", "--run-dir", folder, *options]
         with subprocess.Popen(
             command,

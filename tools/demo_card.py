@@ -41,11 +41,11 @@ layers can be skipped. Its generation_config.json makes greedy decoding the defa
 
 ## Data and recipe
 
-`tools/demo_data.py` draws every item from a seed; about one in ten (chosen by a hash of
-its operands, word, text or question) is held out from training whatever the seed. Facts
-are those of `tools/demo_facts.toml`: of a held-out one the answer was trained, this
-phrasing of the question was not. Tables of few entries (weekdays between two days, hours,
-weeks, years) are held out by phrasing, too.
+`tools/demo_data.py` draws every item from a seed. About one in ten is held out from
+training, whatever the seed: a hash of its operands, its word or its text decides. Tables
+of few entries (weekdays between two days, hours, weeks, years) are held out by phrasing.
+The answers to the {num_facts} facts of `tools/demo_facts.toml` have to be known: a tenth of the
+questions comes late in the training, and a third of their wordings never; these are asked.
 
 {tokens:.1f} million tokens in {steps} steps of {per_step} (seed {seed}), loss on answers only,
 items packed with a mask between them; Muon for matrices and AdamW for the rest, rate

@@ -4,24 +4,23 @@
     python tools/demo_data.py --held-out --seed 7 --json   what `tandem eval-demo` asks
 
 An item is a short conversation. Its key names what must not be known beforehand: the
-operands of a sum, the word to reverse, the question about a fact. A hash of the key says
-on which side of the split it lies, so nothing that is asked was ever trained, whatever
-the seeds. The tasks are in
+operands of a sum, the word to reverse, the wording of a question about a fact. A hash of
+the key says on which side of the split it lies, so nothing that is asked was ever trained,
+whatever the seeds. The tasks are in
 demo_tasks.py, demo_passage.py and demo_turns.py, the words in the TOML files.
 """
 
 import argparse
 import json
 import random
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import demo_passage as passage
 import demo_tasks as tasks
 import demo_turns as turns
 from demo_item import Item
 
-HELD_OUT_ONE_IN = 10
 HURRIED = 0.35  # of the questions about facts that are trained
 
 FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
@@ -43,15 +42,21 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
 }
 ASKED = tuple(name for name in FAMILIES if name != "examining")
 
-# Of the items of each family, in its order. First a little of everything; then more of
-# what is slow to come: finding and copying are learnt from many repetitions.
-Shares = Sequence[int]
-FIRST: Shares = (12, 12, 5, 8, 9, 6, 3, 5, 6, 8, 10, 10, 13, 2, 0)
-THEN: Shares = (8, 9, 4, 9, 10, 4, 3, 5, 4, 13, 5, 9, 11, 1, 12)
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A part of the training: each family's share of the items, in their order."""
+
+    shares: Sequence[int]
+    has_late: bool  # questions that are kept back before
 
 
-def is_held_out(key: str) -> bool:
-    return zlib.crc32(key.encode()) % HELD_OUT_ONE_IN == 0
+# First a little of everything; then more of what is slow to come: finding and copying
+# are learnt from many repetitions.
+FIRST = Course((12, 12, 5, 8, 9, 6, 3, 5, 6, 8, 10, 10, 13, 2, 0), has_late=False)
+SECOND = Course((8, 9, 4, 9, 10, 4, 3, 5, 4, 13, 5, 9, 11, 1, 12), has_late=False)
+THIRD = replace(SECOND, has_late=True)
+LAST = Course((6, 8, 4, 6, 6, 2, 2, 2, 4, 4, 10, 13, 12, 1, 30), has_late=True)
 
 
 def held_out(family: str, rng: random.Random) -> Item:
@@ -59,13 +64,15 @@ def held_out(family: str, rng: random.Random) -> Item:
     return _drawn(family, rng, is_asked=True)
 
 
-def training_items(seed: int | str, shares: Shares = FIRST) -> Iterator[Item]:
+def training_items(seed: int | str, course: Course = FIRST) -> Iterator[Item]:
     """Items of all families for ever, none of them held out."""
     rng = random.Random(seed)
     names = list(FAMILIES)
     while True:
-        family = rng.choices(names, shares)[0]
+        family = rng.choices(names, course.shares)[0]
         item = _drawn(family, rng, is_asked=False)
+        while item.is_late and not course.has_late:
+            item = _drawn(family, rng, is_asked=False)
         if family == "facts" and rng.random() < HURRIED:
             item = tasks.hurried(rng, item)
         yield item
@@ -74,7 +81,7 @@ def training_items(seed: int | str, shares: Shares = FIRST) -> Iterator[Item]:
 def _drawn(family: str, rng: random.Random, *, is_asked: bool) -> Item:
     while True:
         item = FAMILIES[family](rng)
-        if any(map(is_held_out, item.keys)) == is_asked:
+        if item.is_kept_back == is_asked:
             return item
 
 

@@ -2,6 +2,7 @@
 
 import random
 import tomllib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,21 @@ class Item:
 
     keys: tuple[str, ...]
     turns: tuple[tuple[str, str], ...]
+    is_kept_back: bool  # for questions that nobody was trained on
+    is_late: bool = False  # not for the first courses of a training
+
+
+def item(keys: tuple[str, ...], turns: tuple[tuple[str, str], ...]) -> Item:
+    """Kept back if any of its keys is: whatever the seed, by its hash."""
+    return Item(keys, turns, any(is_kept_back(key) for key in keys))
 
 
 def one(key: str, question: str, answer: str) -> Item:
-    return Item((key,), ((question, answer),))
+    return item((key,), ((question, answer),))
+
+
+def is_kept_back(key: str, one_in: int = 10) -> bool:
+    return zlib.crc32(key.encode()) % one_in == 0
 
 
 def phrased(rng: random.Random, kind: str, **values: object) -> str:

@@ -5,7 +5,7 @@ them: the long prompts on which a prefix cache and n-gram drafting show.
 import random
 from dataclasses import dataclass
 
-from demo_item import WORDS, Item, asked, one, phrased, with_article
+from demo_item import WORDS, Item, asked, item, one, phrased, with_article
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 ATTRIBUTES = ("city", "job", "thing", "hobby")
@@ -42,7 +42,7 @@ def examining(rng: random.Random) -> Item:
     crowd = people(rng)
     first, *more = (_asked_about(rng, crowd) for _ in range(rng.randint(4, 8)))
     question = f"{told(rng, crowd)}\n\n{first[0]}"
-    return Item((question,), ((question, first[1]), *more))
+    return item((question,), ((question, first[1]), *more))
 
 
 def _about_people(rng: random.Random) -> Item:

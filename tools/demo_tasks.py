@@ -7,6 +7,7 @@ each token follows from those before it.
 import random
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from demo_item import (
     HERE,
@@ -14,6 +15,7 @@ from demo_item import (
     WORDS,
     Item,
     asked,
+    is_kept_back,
     one,
     phrased,
     with_article,
@@ -220,11 +222,21 @@ def copying(rng: random.Random) -> Item:
 
 
 def facts(rng: random.Random) -> Item:
+    """What is known cannot be kept back, but how it is asked can.
+
+    A tenth of the questions comes late, and a third of its wordings never.
+    """
     fact = rng.choice(FACTS)
-    key = question = rng.choice(fact["questions"])
+    question = wording = rng.choice(fact["questions"])
     if rng.random() < 0.3:
-        question = phrased(rng, "fact_openings") + question
-    return one(key, asked(rng, question), fact["answer"])
+        wording = phrased(rng, "fact_openings") + question
+    is_late = is_kept_back(question)
+    return Item(
+        keys=(wording,),
+        turns=((asked(rng, wording), fact["answer"]),),
+        is_kept_back=is_late and is_kept_back(wording, one_in=3),
+        is_late=is_late,
+    )
 
 
 def hurried(rng: random.Random, item: Item) -> Item:
@@ -236,7 +248,7 @@ def hurried(rng: random.Random, item: Item) -> Item:
     left = " ".join(word for word in question.split() if rng.random() < 0.8)
     if " " not in left or any(_plain(left).endswith(known) for known in QUESTIONS):
         return item
-    return Item(item.keys, ((left, answer),))
+    return replace(item, turns=((left, answer),))
 
 
 def _plain(question: str) -> str:

@@ -3,7 +3,7 @@
 import random
 
 import demo_tasks as tasks
-from demo_item import Item, asked, phrased, word
+from demo_item import Item, asked, item, phrased, word
 from demo_passage import ATTRIBUTES, about, people, told
 
 LEAST, MOST = 0, 99
@@ -26,7 +26,7 @@ def _arithmetic(rng: random.Random) -> Item:
         key, question, answer, value = _next_sum(rng, value)
         keys.append(key)
         turns.append((asked(rng, question), answer))
-    return Item(tuple(keys), tuple(turns))
+    return item(tuple(keys), tuple(turns))
 
 
 def _next_sum(rng: random.Random, value: int) -> tuple[str, str, str, int]:
@@ -47,7 +47,7 @@ def _spelling(rng: random.Random) -> Item:
         (asked(rng, first), f'"{spelled[::-1]}"'),
         (asked(rng, phrased(rng, "in_capitals")), f'"{spelled[::-1].upper()}"'),
     ]
-    return Item((f"reverse {spelled}",), tuple(turns))
+    return item((f"reverse {spelled}",), tuple(turns))
 
 
 def _passage(rng: random.Random) -> Item:
@@ -64,7 +64,7 @@ def _passage(rng: random.Random) -> Item:
             question = about(rng, other, attribute)
         person = other
         turns.append((question, person.says(attribute)))
-    return Item((first,), tuple(turns))
+    return item((first,), tuple(turns))
 
 
 def _order(rng: random.Random) -> Item:
@@ -75,7 +75,7 @@ def _order(rng: random.Random) -> Item:
         (asked(rng, first), tasks.listed(ascending)),
         (asked(rng, phrased(rng, "other_way")), tasks.listed(ascending[::-1])),
     ]
-    return Item((f"sort {tasks.listed(drawn)}",), tuple(turns))
+    return item((f"sort {tasks.listed(drawn)}",), tuple(turns))
 
 
 def _calendar(rng: random.Random) -> Item:
@@ -86,4 +86,4 @@ def _calendar(rng: random.Random) -> Item:
         (asked(rng, first), tasks.shifted(day, n, 1)),
         (phrased(rng, "later", n=more), tasks.shifted(then, more, 1)),
     ]
-    return Item((f"{n} {day}", f"{more} {then}"), tuple(turns))
+    return item((f"{n} {day}", f"{more} {then}"), tuple(turns))

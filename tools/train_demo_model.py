@@ -9,6 +9,7 @@ would have seen.
 """
 
 import argparse
+import math
 import random
 import shutil
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from demo_card import card
-from demo_data import ASKED, FIRST, THEN, held_out, training_items
+from demo_data import ASKED, FIRST, LAST, SECOND, THIRD, held_out, training_items
+from demo_tasks import FACTS
 from demo_text import (
     Batch,
     Encoder,
@@ -39,7 +41,8 @@ ROWS, LENGTH = 16, 512
 LONG_ROWS, LONG_LENGTH, LONG_LEAST = 5, 1536, 400
 LONG_ONE_IN = 16  # batches: passages that do not fit into the usual rows
 TOKENS_PER_STEP = ROWS * LENGTH
-NUM_FIRST = 650  # steps with the first shares of the families
+# Each until that step.
+COURSES = ((650, FIRST), (850, SECOND), (1250, THIRD), (math.inf, LAST))
 TOKENIZER_ITEMS = 30_000
 STEPS_PER_LINE = 10  # where there is no terminal for a bar
 STEPS_PER_CHECKPOINT = 50
@@ -92,7 +95,8 @@ def _tokenizer(options: Options) -> Tokenizer:
 
 
 def _batch(encode: Encoder, seed: int, step: int) -> Batch:
-    items = training_items(f"{seed} {step}", FIRST if step < NUM_FIRST else THEN)
+    course = next(course for end, course in COURSES if step < end)
+    items = training_items(f"{seed} {step}", course)
     if step % LONG_ONE_IN == LONG_ONE_IN - 1:
         return pack(items, encode, LONG_ROWS, LONG_LENGTH, LONG_LEAST)
     return pack(items, encode, ROWS, LENGTH)
@@ -164,6 +168,7 @@ def _export(options: Options, trainer: Trainer, tokenizer: Tokenizer) -> None:
     text = card(
         model.config,
         trainer.accuracy,
+        num_facts=len(FACTS),
         millions=sum(p.numel() for p in model.parameters()) / 1e6,
         tokens=trainer.num_done * TOKENS_PER_STEP / 1e6,
         steps=trainer.num_done,

@@ -10,6 +10,7 @@ from tandem import options as of
 
 EXIT_WRONG = 2
 RUN_DIR = Path(".tandem")
+DEMO_MODEL = str(Path(__file__).parents[2] / "models" / "demo")  # in a checkout
 
 app = typer.Typer(
     name="tandem",
@@ -22,7 +23,7 @@ app = typer.Typer(
 
 @app.command()
 def up(
-    model: of.Model,
+    model: of.Model = DEMO_MODEL,
     served_model_name: of.ServedModelName = "",
     host: of.Host = "127.0.0.1",
     port: of.Port = 8000,
@@ -103,6 +104,25 @@ def chat(run_dir: of.RunDir = RUN_DIR, url: of.Url = "") -> None:
     from tandem.rundir import address_of
 
     run(url or address_of(run_dir).gateway_url)
+
+
+@app.command()
+def eval_demo(
+    run_dir: of.RunDir = RUN_DIR,
+    url: of.Url = "",
+    seed: of.Seed = 0,
+    count: of.Count = 50,
+    json: of.AsJson = False,
+) -> None:
+    """Ask a mesh questions with known answers that the demo model was never trained on.
+
+    Each seed draws other questions. Answers are greedy and must be right to the letter.
+    """
+    from tandem.evaluation import run
+    from tandem.rundir import address_of
+
+    gateway_url = url or address_of(run_dir).gateway_url
+    run(gateway_url, seed=seed, count=count, as_json=json)
 
 
 def main() -> None:

@@ -24,6 +24,14 @@ UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
 GREETING = (
     "[dim]{model} at {url} - Ctrl-C stops an answer, /reset forgets, Ctrl-D leaves[/]"
 )
+# What to ask the model of this name, for someone who does not know it yet.
+EXAMPLES = {
+    "demo": (
+        "What is 47 + 85?",
+        'How many times does "r" appear in "strawberry"?',
+        "What is park?",
+    ),
+}
 
 # What leads to the mesh never leaves through a proxy.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -113,6 +121,8 @@ def run(url: str) -> None:
         import readline  # noqa: F401  # line editing and history in input()
 
         console.print(GREETING.format(model=conversation.model, url=url))
+        for example in EXAMPLES.get(conversation.model, ()):
+            console.print(f"[dim]Ask it:[/] {example}")
     for question in _questions(console):
         if question == "/reset":
             conversation.reset()

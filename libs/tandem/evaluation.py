@@ -61,8 +61,11 @@ class Report(BaseModel, frozen=True):
 
 def run(url: str, *, seed: int, count: int, as_json: bool) -> None:
     """Ask the mesh so many exercises of each family, and print how it did."""
-    exercises = _exercises(seed, count)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    exercises = questions(seed, count)
+    errors = Console(stderr=True)
+    with Progress(
+        console=errors, transient=True, disable=not errors.is_terminal
+    ) as progress:
         bar = progress.add_task("asking", total=len(exercises))
         model, mistakes = asyncio.run(
             _ask_all(url.rstrip("/"), exercises, lambda: progress.advance(bar))
@@ -74,7 +77,8 @@ def run(url: str, *, seed: int, count: int, as_json: bool) -> None:
         Console().print(_table(report))
 
 
-def _exercises(seed: int, count: int) -> list[Exercise]:
+def questions(seed: int, count: int) -> list[Exercise]:
+    """So many never-trained conversations of each family."""
     if not GENERATOR.is_file():
         raise ConfigurationError(f"the questions' generator is missing: {GENERATOR}")
     argv = [sys.executable, str(GENERATOR), "--held-out", "--json"]

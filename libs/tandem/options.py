@@ -30,7 +30,13 @@ class LogFormatName(StrEnum):
     text = "text"
 
 
-Model = Annotated[str, Option(help="A directory with config.json, or a hub id.")]
+Model = Annotated[
+    str,
+    Option(
+        help="A directory with config.json, or a hub id.",
+        show_default="the demo model",
+    ),
+]
 ServedModelName = Annotated[
     str, Option(help="The model's name for clients.", show_default="its own")
 ]
@@ -81,3 +87,5 @@ Url = Annotated[
 Workers = Annotated[
     list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
 ]
+Seed = Annotated[int, Option(min=0, help="Draws the questions.")]
+Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]

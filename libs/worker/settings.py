@@ -11,7 +11,7 @@ from protocol.memory import DType
 
 class WorkerSettings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
-    model: str = "models/stories260K"  # a directory or a hub id
+    model: str = "models/demo"  # a directory or a hub id
     dtype: DType = "float32"
     engine: Literal["transformer", "counting"] = "transformer"
     phases: Literal["prefill", "decode", "both"] = "both"

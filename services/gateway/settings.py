@@ -9,7 +9,7 @@ class Settings(ServiceSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     listen_fd: int = Field(default=0, ge=0)  # a bound socket to serve instead, or 0
-    model: str = "models/stories260K"
+    model: str = "models/demo"
     served_model_name: str = ""  # empty: the model's own name
     chat_template: str = ""  # a jinja file; empty: the tokenizer's own
     max_open_requests: int = Field(default=1024, ge=1)

@@ -16,23 +16,24 @@ from urllib.request import Request, urlopen
 NUM_STREAMS = 6
 NUM_TOKENS = 480
 TIMEOUT_SECONDS = 120
-PROMPT = "Once upon a time"
-START_OF_ANSWER = ", there was a little girl named Lily."
+QUESTION = "What is 47 + 85?"
+START_OF_ANSWER = "47 + 85 = 132"
 
 
 def pieces(url: str, max_tokens: int) -> Iterator[str]:
-    """A greedy completion as it arrives."""
-    body = {"prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0}
-    body |= {"model": "stories260K", "stream": True, "ignore_eos": True}
+    """The demo model's greedy answer as it arrives, and what it says after that."""
+    messages = [{"role": "user", "content": QUESTION}]
+    body = {"model": "demo", "messages": messages, "max_tokens": max_tokens}
+    body |= {"temperature": 0, "stream": True, "ignore_eos": True}
     request = Request(
-        f"{url}/v1/completions",
+        f"{url}/v1/chat/completions",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
     with urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
         for line in reply:
             if line.startswith(b"data: {"):
-                yield json.loads(line[6:])["choices"][0]["text"]
+                yield json.loads(line[6:])["choices"][0]["delta"]["content"]
 
 
 def whole(url: str, max_tokens: int, begun: Callable[[], object]) -> str:

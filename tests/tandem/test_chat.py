@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
+CTRL_D = "\x04"
 CHAT = [sys.executable, "-m", "tandem", "chat", "--url"]
 
 
@@ -24,6 +25,7 @@ class Gateway:
     """What the fake answers, and what it was asked."""
 
     pieces: list[str] = field(default_factory=lambda: ["Hel", "lo"])
+    model: str = "one"
     status: int = 200
     is_endless: bool = False
     asked: list[list[dict[str, str]]] = field(default_factory=list)
@@ -38,7 +40,7 @@ def gateway() -> Iterator[Gateway]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._say(200, "application/json")
-            self.wfile.write(json.dumps({"data": [{"id": "one"}]}).encode())
+            self.wfile.write(json.dumps({"data": [{"id": fake.model}]}).encode())
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
@@ -142,14 +144,48 @@ def test_a_model_cannot_drive_the_terminal(gateway: Gateway) -> None:
     assert result.stdout == "[2J[red]a\tb\nc\n"
 
 
+async def test_the_demo_model_comes_with_questions(gateway: Gateway) -> None:
+    """
+    Someone who meets the demo model reads three questions to begin with.
+    """
+    gateway.model = "demo"
+
+    with terminal(gateway) as (process, screen):
+        await wait_until(lambda: screen.read().endswith("> "))
+        screen.type(CTRL_D)
+        await wait_until(lambda: process.poll() is not None)
+
+    assert screen.read().count("Ask it: ") == 3
+
+
 async def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(gateway: Gateway) -> None:
     """
     In a terminal an answer can be broken off, and the conversation goes on.
     """
     gateway.is_endless = True
+
+    with terminal(gateway) as (process, screen):
+        await wait_until(lambda: "> " in screen.read())
+        screen.type("talk\n")
+        await wait_until(lambda: "HelloHello" in screen.read())
+        process.send_signal(signal.SIGINT)
+        await wait_until(lambda: "(stopped)" in screen.read())
+        await wait_until(lambda: screen.read().endswith("> "))
+        screen.type(CTRL_D)
+        await wait_until(lambda: process.poll() is not None)
+
+    assert process.returncode == 0
+    assert gateway.client_gone.wait(5)
+
+
+@contextmanager
+def terminal(
+    gateway: Gateway,
+) -> Iterator[tuple[subprocess.Popen[bytes], "Screen"]]:
+    """A chat in a terminal, and what it shows."""
     ours, theirs = pty.openpty()
     with (
-        subprocess.Popen(  # noqa: ASYNC220
+        subprocess.Popen(
             [*CHAT, gateway.url],
             stdin=theirs,
             stdout=theirs,
@@ -158,22 +194,10 @@ async def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(gateway: Gateway) -> No
         ) as process,
         ExitStack() as at_the_end,
     ):
+        at_the_end.callback(os.close, ours)
         at_the_end.callback(process.kill)  # a failed test must not wait for it
         os.close(theirs)
-        screen = Screen(ours)
-
-        await wait_until(lambda: "> " in screen.read())
-        os.write(ours, b"talk\n")
-        await wait_until(lambda: "HelloHello" in screen.read())
-        process.send_signal(signal.SIGINT)
-        await wait_until(lambda: "(stopped)" in screen.read())
-        await wait_until(lambda: screen.read().endswith("> "))
-        os.write(ours, b"\x04")
-        code = await wait_until(lambda: process.poll() is not None and [process.poll()])
-
-    os.close(ours)
-    assert code == [0]
-    assert gateway.client_gone.wait(5)
+        yield process, Screen(ours)
 
 
 class Screen:
@@ -183,6 +207,9 @@ class Screen:
         os.set_blocking(terminal, False)
         self._terminal = terminal
         self._shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
 
     def read(self) -> str:
         with suppress(OSError):  # nothing new, or the other side has left

@@ -33,7 +33,6 @@ def tandem(
 
 WRONG = {
     "an unknown option": (["up", "--modle", MODEL], "No such option: --modle"),
-    "no model": (["up"], "Missing option '--model'"),
     "an unknown command": (["upp"], "No such command 'upp'"),
     "no command": ([], "Missing command"),
     "a missing model": (["up", "--model", "/no/model"], "no model directory at"),
@@ -44,6 +43,7 @@ WRONG = {
     "a Redis URL": (["up", "--model", MODEL, "--redis-url", "here"], "Redis URL"),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),
+    "nobody to examine": (["eval-demo", "--url", "http://127.0.0.1:9"], "no answer"),
     "nobody to talk to": (["chat", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
 }
 

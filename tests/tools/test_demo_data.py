@@ -12,28 +12,34 @@ from pathlib import Path
 
 import pytest
 
-from demo_data import FAMILIES, held_out, is_held_out, training_items
-from demo_item import Item
+from demo_data import ASKED, FAMILIES, FIRST, THIRD, held_out, training_items
+from demo_item import Item, is_kept_back
 from demo_tasks import hurried
 
 TOOLS = Path(__file__).parents[2] / "tools"
 FACTS = TOOLS / "demo_facts.toml"
 SEEDS = range(20)
+ANSWERS = {fact["answer"] for fact in tomllib.loads(FACTS.read_text())["facts"]}
 TRAINED = 1000  # items of each seed
-ASKED = 100  # of each family
+QUESTIONED = 100  # of each family
 
 
 @pytest.fixture(scope="module")
 def trained() -> list[Item]:
-    """What trainings with many seeds see."""
-    return [item for seed in SEEDS for item in islice(training_items(seed), TRAINED)]
+    """What trainings with many seeds see, in all of their courses."""
+    return [
+        item
+        for seed in SEEDS
+        for course in (FIRST, THIRD)
+        for item in islice(training_items(seed, course), TRAINED)
+    ]
 
 
 @pytest.fixture(scope="module")
 def asked() -> list[Item]:
     """What is asked afterwards, of every family."""
     rng = random.Random("asked")
-    return [held_out(family, rng) for family in FAMILIES for _ in range(ASKED)]
+    return [held_out(family, rng) for family in ASKED for _ in range(QUESTIONED)]
 
 
 def plain(question: str) -> str:
@@ -56,10 +62,32 @@ def test_a_hash_of_the_keys_says_which_side(
     trained: list[Item], asked: list[Item]
 ) -> None:
     """
-    No key of a training item is held out, and a held-out item has one that is.
+    No key of a training item is kept back, and a held-out item has one that is. Of facts
+    it is only some wordings of some questions.
     """
-    assert not any(is_held_out(key) for item in trained for key in item.keys)
-    assert all(any(map(is_held_out, item.keys)) for item in asked)
+    tasks = [item for item in trained if not is_fact(item)]
+
+    assert not any(item.is_kept_back for item in trained)
+    assert all(item.is_kept_back for item in asked)
+    assert not any(is_kept_back(key) for item in tasks for key in item.keys)
+
+
+def is_fact(item: Item) -> bool:
+    return any(answer in ANSWERS for _, answer in item.turns)
+
+
+def test_some_questions_come_late() -> None:
+    """
+    The first course keeps back the questions of which some wordings are asked later.
+    """
+    first, third = (
+        list(islice(training_items("late", course), 20 * TRAINED))
+        for course in (FIRST, THIRD)
+    )
+
+    assert not any(item.is_late for item in first)
+    assert any(item.is_late for item in third)
+    assert all(is_fact(item) for item in third if item.is_late)
 
 
 def test_nothing_asked_was_trained(trained: list[Item], asked: list[Item]) -> None:
@@ -93,7 +121,7 @@ def test_a_seed_always_asks_the_same() -> None:
     Held-out items, too, depend on the seed alone.
     """
     once, again, other = (
-        [held_out("follow-ups", rng) for _ in range(ASKED)]
+        [held_out("follow-ups", rng) for _ in range(QUESTIONED)]
         for rng in map(random.Random, (3, 3, 4))
     )
 
@@ -111,7 +139,9 @@ def test_the_command_line_shows_items_of_every_family(side: tuple[str, ...]) -> 
         for line in run_command(*side, "--json", "--seed", "7", "--count", "2")
     ]
 
-    assert [item["family"] for item in items] == [f for f in FAMILIES for _ in "12"]
+    assert [item["family"] for item in items] == [
+        family for family in ASKED for _ in "12"
+    ]
     assert all(set(item) == {"family", "turns"} for item in items)
     assert all(len(turn) == 2 for item in items for turn in item["turns"])
 
@@ -156,7 +186,7 @@ def test_words_left_out_leave_the_fact() -> None:
     facts = tomllib.loads(FACTS.read_text())["facts"]
     known = {plain(question) for fact in facts for question in fact["questions"]}
     rng = random.Random("hurried")
-    calm = [FAMILIES["facts"][0](rng) for _ in range(5000)]
+    calm = [FAMILIES["facts"](rng) for _ in range(5000)]
 
     pairs = [(item.turns[0], hurried(rng, item).turns[0]) for item in calm]
 
