@@ -53,3 +53,12 @@ KV_BLOCKS = Gauge("tandem_kv_blocks", "KV blocks by state.", ["state"])
 KV_CACHE_USAGE = Gauge(
     "tandem_kv_cache_usage_ratio", "Referenced KV blocks among all, 0 to 1."
 )
+PREFIX_CACHE_QUERIES = Counter(
+    "tandem_prefix_cache_queries_total", "Prompt tokens looked up in the cache."
+)
+PREFIX_CACHE_HITS = Counter(
+    "tandem_prefix_cache_hits_total", "Prompt tokens that were found there."
+)
+NUM_PREEMPTIONS = Counter(
+    "tandem_num_preemptions_total", "Sequences that gave their KV blocks back."
+)

@@ -13,6 +13,7 @@ from kvstore.blocks import BlockPool
 from kvstore.line import Line
 from kvstore.prefixes import Prefixes
 from kvstore.records import SequenceRecord, Status
+from mesh import metrics
 from protocol.block_hash import BlockHash
 
 # The share of all blocks that admissions leave to the growth of those who run.
@@ -147,7 +148,7 @@ class Room:
         if not self._has_room(num_needed, is_running=bool(record.block_table)):
             return False
         if not record.block_table:
-            record.start_behind(len(known) * record.block_size)
+            self._start(record, len(known) * record.block_size)
         self.blocks.share(known)
         record.block_table += known + self.blocks.take(num_fresh)
         record.status = Status.PARKED
@@ -193,9 +194,15 @@ class Room:
         if num_begun:
             self.blocks.share([source])
             follower.copies = [(source, own)]
-        follower.start_behind(num_computed)
+        self._start(follower, num_computed)
         follower.status = Status.PARKED
         return True
+
+    def _start(self, record: SequenceRecord, num_known: int) -> None:
+        """Behind so many tokens, whose blocks it shares."""
+        record.start_behind(num_known)
+        metrics.PREFIX_CACHE_QUERIES.inc(record.num_prompt_slots)
+        metrics.PREFIX_CACHE_HITS.inc(num_known)
 
     def _end_copies(self, record: SequenceRecord) -> None:
         """Its owner has made them, or nobody needs them any more."""

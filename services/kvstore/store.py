@@ -14,6 +14,7 @@ from kv.operations import Advanced, Gone, Growth, Held, Progress, Queued, Record
 from kvstore.blocks import BlockPool
 from kvstore.records import SequenceRecord, Status
 from kvstore.room import Room
+from mesh import metrics
 from protocol.memory import KVGeometry
 from protocol.messages import PrefillJob, RequestId
 
@@ -308,6 +309,7 @@ class Store:
         record.is_preempted = record.is_recalled = False
         self._room.take_back(record)
         self.num_preempted += 1
+        metrics.NUM_PREEMPTIONS.inc()
 
     def _announce(self, *records: SequenceRecord) -> None:
         self.announcements.extend(record.request_id for record in records)
