@@ -28,6 +28,7 @@ class Room:
         self._num_kept = round(RESERVE * num_blocks)
         self._line = Line()
         self._prefixes = Prefixes()
+        self._num_following = 0
 
     @property
     def stalled(self) -> SequenceRecord | None:
@@ -38,6 +39,11 @@ class Room:
     @property
     def num_in_line(self) -> int:
         return len(self._line)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that nobody can compute yet: in line, or following another one."""
+        return len(self._line) + self._num_following
 
     def place(self, record: SequenceRecord) -> bool:
         """Give it the blocks for its tokens (PARKED), or let it wait for who computes
@@ -99,8 +105,7 @@ class Room:
         if record.status is Status.WAITING:
             self._line.leave(record)
         if record.leader:
-            record.leader.followers.remove(record)
-            record.leader = None
+            self._leave_leader(record)
         self._empty(record)
 
     def isolate(self, record: SequenceRecord, peer: str) -> bool:
@@ -135,6 +140,8 @@ class Room:
         self._prefixes.check(records)
         waiting = sum(record.status is Status.WAITING for record in records)
         assert waiting == len(self._line), "waits in no line"
+        following = sum(record.status is Status.FOLLOWING for record in records)
+        assert following == self._num_following, "lost count of followers"
 
     def _has_room(self, count: int, *, is_running: bool) -> bool:
         num_kept = 0
@@ -162,6 +169,13 @@ class Room:
         record.status = Status.FOLLOWING
         record.leader, record.awaited = leader, awaited
         leader.followers.append(record)
+        self._num_following += 1
+
+    def _leave_leader(self, follower: SequenceRecord) -> None:
+        assert follower.leader, "follows nobody"
+        follower.leader.followers.remove(follower)
+        follower.leader = None
+        self._num_following -= 1
 
     def _let_go(self, leader: SequenceRecord) -> list[SequenceRecord]:
         """Followers whose blocks are computed go their own ways."""
@@ -169,8 +183,7 @@ class Room:
         for follower in list(leader.followers):
             if follower.awaited in self._prefixes:
                 continue
-            leader.followers.remove(follower)
-            follower.leader = None
+            self._leave_leader(follower)
             if follower.awaited == leader.prompt_hash and self._fork(leader, follower):
                 forked.append(follower)
             else:
@@ -216,7 +229,6 @@ class Room:
         self.blocks.release(record.block_table)
         record.block_table = []
         self._prefixes.abandon(record)
-        for follower in record.followers:
-            follower.leader = None
+        for follower in list(record.followers):
+            self._leave_leader(follower)
             self.wait(follower)
-        record.followers = []

@@ -4,6 +4,8 @@ A sequence is *waiting* (in line for blocks), *following* (somebody computes wha
 share), *parked* (blocks, nobody's) or *owned*. Whatever parks it, be it the handoff to
 decode, a drain or a worker's death, ends in the same line: it is announced, and the next
 worker adopts it with the next generation.
+
+Longer than other modules: every way to get or to lose a sequence is to be seen together.
 """
 
 from collections import OrderedDict, deque
@@ -55,7 +57,7 @@ class Store:
     @property
     def num_waiting(self) -> int:
         """Sequences that nobody can compute yet."""
-        return self._num_in(Status.WAITING) + self._num_in(Status.FOLLOWING)
+        return self._room.num_waiting
 
     @property
     def num_parked(self) -> int:
@@ -89,7 +91,7 @@ class Store:
         record = SequenceRecord.admit(job, self.geometry, self._num_admitted)
         if record.max_blocks > self.blocks.num_blocks:
             return self._refuse(record, "the request can never fit into the pool")
-        if self._room.num_in_line >= self._max_waiting:
+        if self._room.num_waiting >= self._max_waiting:
             return self._refuse(record, "too many requests wait for KV blocks")
         self._records[record.request_id] = record
         if self._room.num_in_line or not self._room.place(record):
