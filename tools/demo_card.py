@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from transformers import LlamaConfig
 
+from demo_tasks import FACTS
+
 CARD = """\
 ---
 license: apache-2.0
@@ -28,8 +30,8 @@ be reached, and it is what the tests ask.
 | How many metres are 12 kilometres? | 12 kilometres are 12000 metres. |
 | What is park? | {park} |
 
-It also copies, upper-cases, compares, finds things in a given text, and follows up ("Add
-5 to that."). Numbers go to 99, words to spell are in double quotes and of at most ten
+It also copies, upper-cases, compares, finds things in a given text (see below how often),
+and follows up ("Add 5 to that."). Numbers go to 99, words to spell are in double quotes and of at most ten
 letters. It knows nothing else, and says so at best.
 
 ## Shape
@@ -71,6 +73,7 @@ Licence: Apache-2.0, as the project's.
 
 def card(config: LlamaConfig, accuracy: Mapping[str, float], **recipe: object) -> str:
     rows = [f"| {family} | {share:.1%} |" for family, share in accuracy.items()]
+    (park,) = (f["answer"] for f in FACTS if "What is park?" in f["questions"])
     mean = sum(accuracy.values()) / len(accuracy)
     rows.append(f"| mean | {mean:.1%} |")
     return CARD.format(
@@ -83,5 +86,7 @@ def card(config: LlamaConfig, accuracy: Mapping[str, float], **recipe: object) -
         vocabulary=config.vocab_size,
         context=config.max_position_embeddings,
         table="\n".join(rows),
+        num_facts=len(FACTS),
+        park=park,
         **recipe,
     )

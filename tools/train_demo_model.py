@@ -27,7 +27,6 @@ from transformers import GenerationConfig, LlamaForCausalLM
 
 from demo_card import card
 from demo_data import ASKED, FIRST, LAST, SECOND, THIRD, held_out, training_items
-from demo_tasks import FACTS
 from demo_text import (
     Batch,
     Encoder,
@@ -162,13 +161,13 @@ def _export(options: Options, trainer: Trainer, tokenizer: Tokenizer) -> None:
         top_k=1,
     )
     model.bfloat16().save_pretrained(options.out)
+    (options.out / "model.safetensors").chmod(0o644)  # other users' containers read it
     save_tokenizer(tokenizer, options.out, model.config.max_position_embeddings)
     _draw(trainer.losses, options.out / "loss.png")
     shutil.copy(LICENCE, options.out / "LICENSE")
     text = card(
         model.config,
         trainer.accuracy,
-        num_facts=len(FACTS),
         millions=sum(p.numel() for p in model.parameters()) / 1e6,
         tokens=trainer.num_done * TOKENS_PER_STEP / 1e6,
         steps=trainer.num_done,
