@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demo_data import training_items
-from demo_item import Item
+from demo_item import Item, item, one
 from demo_text import (
     ASSISTANT,
     BEGIN,
@@ -155,7 +155,7 @@ def test_a_question_is_rendered_up_to_the_answer(
         messages, add_generation_prompt=True, return_dict=False
     )
 
-    ids, labels = encode(Item(("47 + 85",), ((question, answer),)))
+    ids, labels = encode(one("47 + 85", question, answer))
     assert prompt == ids[: len(prompt)]
     assert labels[: len(prompt) - 1] == [IGNORED] * (len(prompt) - 1)
     assert labels[len(prompt) - 1] == ids[len(prompt)]
@@ -165,7 +165,7 @@ def test_rows_hold_whole_items(encode: Encoder, batch: Batch) -> None:
     """
     Each row is full but for its end, of items that are complete and in order.
     """
-    begin = encode(Item((), ()))[0]
+    begin = encode(item((), ()))[0]
     drawn = [encode(item) for item in islice(training_items("batch"), 400)]
     whole = {(tuple(ids), tuple(labels)) for ids, labels in drawn}
 
