@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demo_data import training_items
-from demo_item import Item, item, one
+from demo_item import Item, one
 from demo_text import (
     ASSISTANT,
     BEGIN,
@@ -165,7 +165,7 @@ def test_rows_hold_whole_items(encode: Encoder, batch: Batch) -> None:
     """
     Each row is full but for its end, of items that are complete and in order.
     """
-    begin = encode(item((), ()))[0]
+    begin = encode(Item((), (), is_kept_back=False))[0]
     drawn = [encode(item) for item in islice(training_items("batch"), 400)]
     whole = {(tuple(ids), tuple(labels)) for ids, labels in drawn}
 
