@@ -49,12 +49,18 @@ def second_gateway(mesh: RunningMesh) -> Iterator[tuple[str, subprocess.Popen[by
                 process.kill()
 
 
+async def is_ready(url: str) -> bool:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/ready") as response:
+        return response.status == 200
+
+
 async def test_a_killed_gateway(whole_mesh: RunningMesh) -> None:
     """
     Only the connections of the killed gateway break, and its sequences are given up.
     """
     calm = await streamed(whole_mesh)
     with second_gateway(whole_mesh) as (url, process):
+        await wait_until(lambda: is_ready(url), seconds=60)
         other = RunningMesh(url, whole_mesh.run_dir, whole_mesh.up)
         theirs = asyncio.create_task(
             streamed(other, once_at(60, process.kill)), name="theirs"
@@ -85,8 +91,7 @@ def test_a_worker_with_another_model_is_refused(mesh: RunningMesh) -> None:
     )
 
     assert ended.returncode == 2
-    assert len(ended.stderr.strip().splitlines()) == 1
-    assert "decode: " in ended.stderr
+    assert "another model" in ended.stderr.splitlines()[-1]
 
 
 async def test_workers_come_and_go(whole_mesh: RunningMesh) -> None:
