@@ -6,7 +6,15 @@ from typing import Any
 import psutil
 import pytest
 from running import RunningMesh
-from storm import ASKED, LONG_PROMPTS, once_at, remember, signal_all, streamed
+from storm import (
+    ASKED,
+    LONG_PROMPTS,
+    once_at,
+    remember,
+    signal_all,
+    streamed,
+    undisturbed,
+)
 from waiting import wait_until
 
 pytestmark = pytest.mark.chaos
@@ -27,7 +35,7 @@ async def test_a_stopped_worker(
     Streams of a stopped process continue elsewhere while it still exists. When it wakes
     it ends itself, and nothing that it wrote meanwhile was read by anyone.
     """
-    calm = await streamed(whole_mesh, asked=asked)
+    calm = await undisturbed(whole_mesh, asked)
     victim = whole_mesh.pids(service)[:1]
     stop = once_at(num_tokens, lambda: signal_all(victim, signal.SIGSTOP))
     try:
@@ -45,7 +53,7 @@ async def test_a_short_stop_costs_nothing(whole_mesh: RunningMesh) -> None:
     """
     Who is stopped for less than its lease goes on itself.
     """
-    calm = await streamed(whole_mesh)
+    calm = await undisturbed(whole_mesh)
     victims = whole_mesh.pids("decode")
 
     def stop_and_go() -> None:

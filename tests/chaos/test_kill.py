@@ -5,7 +5,7 @@ import signal
 import pytest
 from asking import stream
 from running import RunningMesh
-from storm import LONG_PROMPTS, once_at, remember, signal_all, streamed
+from storm import LONG_PROMPTS, once_at, remember, signal_all, streamed, undisturbed
 
 pytestmark = pytest.mark.chaos
 
@@ -14,7 +14,7 @@ async def test_a_killed_decode_worker(whole_mesh: RunningMesh) -> None:
     """
     With a second decode worker alive, the streams of the killed one continue there.
     """
-    calm = await streamed(whole_mesh)
+    calm = await undisturbed(whole_mesh)
     victim = whole_mesh.pids("decode")[:1]
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victim)))
@@ -27,7 +27,7 @@ async def test_all_decode_workers_killed(whole_mesh: RunningMesh) -> None:
     """
     With no decode worker left, the streams pause until one is back, and continue.
     """
-    calm = await streamed(whole_mesh)
+    calm = await undisturbed(whole_mesh)
     victims = whole_mesh.pids("decode")
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victims)))
@@ -42,7 +42,7 @@ async def test_prefill_workers_killed_before_the_first_token(
     """
     Prompts whose prefill workers are killed under them are answered all the same.
     """
-    calm = await streamed(whole_mesh, asked=LONG_PROMPTS)
+    calm = await undisturbed(whole_mesh, LONG_PROMPTS)
     victims = whole_mesh.pids("prefill")
     # The first token of all: the other prompts are still being computed, or wait.
     kill_at_first = once_at(1, lambda: signal_all(victims))
@@ -57,7 +57,7 @@ async def test_a_drained_worker_hands_over(whole_mesh: RunningMesh) -> None:
     """
     SIGTERM parks a worker's sequences between two steps; others continue them.
     """
-    calm = await streamed(whole_mesh)
+    calm = await undisturbed(whole_mesh)
     victim = whole_mesh.pids("decode")[:1]
 
     wild = await streamed(
@@ -89,7 +89,7 @@ async def test_a_killed_store(whole_mesh: RunningMesh) -> None:
     When the store dies its memory is gone: the answers are computed again up to where
     each client is, and go on there.
     """
-    calm = await streamed(whole_mesh)
+    calm = await undisturbed(whole_mesh)
     victim = whole_mesh.pids("kvstore")
 
     wild = await streamed(whole_mesh, once_at(60, lambda: signal_all(victim)))
