@@ -48,6 +48,7 @@ class Store:
         self._owned: dict[str, dict[RequestId, SequenceRecord]] = {}
         # Of each worker, what it has to give back as soon as it is between two steps.
         self._due: dict[str, list[SequenceRecord]] = {}
+        self._disowned: list[RequestId] = []  # since the last step was recorded
         self._ended: OrderedDict[RequestId, None] = OrderedDict()
 
     @property
@@ -115,10 +116,10 @@ class Store:
         Between two steps the worker writes nowhere: the moment to take blocks back.
         """
         owned = self._owned.get(worker_id, {})
-        # Also what it holds and did not step may be taken from it.
-        concerned, growing = list(owned), []
+        self._disowned.clear()  # also what it did not step may be taken from it
+        named, growing = [], []
         for step in steps:
-            concerned.append(step.request_id)
+            named.append(step.request_id)
             record = owned.get(step.request_id)
             if record is not None and record.generation == step.generation:
                 self._announce(*self._room.fill(record, step))
@@ -129,7 +130,8 @@ class Store:
                 self._let_go(record)
         growth = list(self._grow_all(growing, worker_id))
         self._serve_line()
-        gone = dict.fromkeys(id for id in concerned if id not in owned)
+        named += self._disowned
+        gone = dict.fromkeys(id for id in named if id not in owned)
         return Advanced(growth=tuple(growth), gone=tuple(gone))
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
@@ -331,6 +333,7 @@ class Store:
 
     def _disown(self, record: SequenceRecord) -> None:
         if record.owner is not None:
+            self._disowned.append(record.request_id)
             del self._owned[record.owner][record.request_id]
             record.owner = None
 
