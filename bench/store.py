@@ -80,7 +80,7 @@ def running_store() -> Iterator[StoreClient]:
             for process in processes:
                 process.terminate()
             for process in processes:
-                process.wait()
+                process.wait(START_SECONDS)
 
 
 def _connected(path: Path) -> StoreClient:

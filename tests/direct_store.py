@@ -1,8 +1,7 @@
 """A store without a socket: the client's calls, answered in this process."""
 
 from kv.client import StoreClient
-from kv.errors import Refused
-from kv.operations import Answer, Operation, RefusedReply, decode_answer
+from kv.operations import Answer, Operation, decode_answer
 from kvstore.pool import Pool
 from protocol.wire import encode
 
@@ -20,8 +19,5 @@ class DirectStore(StoreClient):
     def check(self) -> None:
         """There is no connection that could be lost."""
 
-    def _call(self, operation: Operation) -> Answer:
-        answer = decode_answer(encode(self._pool.answer(self._peer, operation)))
-        if isinstance(answer, RefusedReply):
-            raise Refused(answer.reason)
-        return answer
+    def _exchange(self, operation: Operation) -> Answer:
+        return decode_answer(encode(self._pool.answer(self._peer, operation)))

@@ -32,7 +32,8 @@ be reached, and it is what the tests ask.
 
 It also copies, upper-cases, compares, finds things in a given text (see below how often),
 and follows up ("Add 5 to that."). Numbers go to 99, words to spell are in double quotes and of at most ten
-letters. It knows nothing else, and says so at best.
+letters. It knows nothing else, and says so at best. A conversation has one subject: after
+another question than a follow-up its answers are mostly wrong.
 
 ## Shape
 

@@ -9,6 +9,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,18 +144,23 @@ class StoreClient:
         raise StoreLost(f"an answer out of place: {answer.type}")
 
     def _call(self, operation: Operation) -> Answer:
-        try:
-            with self._calling:
-                self._socket.sendall(framed(encode(operation)))
-                answer = decode_answer(receive_frame(self._socket))
-        except OSError as error:
-            raise StoreLost(f"the store does not answer: {error}") from error
-        match answer:
+        match answer := self._exchange(operation):
             case RefusedReply(reason=reason):
                 raise Refused(reason)
             case Expired():
                 raise LeaseLost("the store took back what this process held")
         return answer
+
+    def _exchange(self, operation: Operation) -> Answer:
+        try:
+            with self._calling:
+                self._socket.sendall(framed(encode(operation)))
+                return decode_answer(receive_frame(self._socket))
+        except OSError as error:
+            # An answer that still comes would be taken for that of a later call.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            raise StoreLost(f"the store does not answer: {error}") from error
 
 
 class Attachment:

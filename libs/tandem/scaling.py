@@ -50,13 +50,16 @@ class Fleet:
         async with self._scaling:
             for service, count in wanted.model_dump(exclude_none=True).items():
                 self._grow(service, count)
-                async with asyncio.TaskGroup() as tasks:
-                    for number in range(count, self.counts[service]):
-                        name = self._command_of(service, number).name
-                        stopping = self._supervisor.let_go(name)
-                        tasks.create_task(stopping, name=f"stop {name}")
-                self.counts[service] = count
+                await self._shrink(service, count)
             return dict(self.counts)
+
+    async def _shrink(self, service: str, count: int) -> None:
+        surplus = range(count, self.counts[service])
+        names = [self._command_of(service, number).name for number in surplus]
+        self.counts[service] = count
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                tasks.create_task(self._supervisor.let_go(name), name=f"stop {name}")
 
     def _grow(self, service: str, count: int) -> None:
         for number in range(self.counts[service], count):
@@ -73,8 +76,10 @@ async def listening_for_scale(sockets: Path, fleet: Fleet) -> AsyncIterator[None
     ) -> None:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                wanted = Wanted.model_validate_json(await reader.readline())
-                reply: dict[str, object] = {"counts": await fleet.scale(wanted)}
+                line = await reader.readline()
+            # Not under the limit: a child that is told to stop has its own.
+            counts = await fleet.scale(Wanted.model_validate_json(line))
+            reply: dict[str, object] = {"counts": counts}
         except (ValidationError, ValueError, TimeoutError) as error:
             reply = {"error": str(error).partition("\n")[0]}
         writer.write(json.dumps(reply).encode() + b"\n")

@@ -44,7 +44,7 @@ class Outbox:
     def __init__(self, redis: Redis, pool: str) -> None:
         self._redis = redis
         self._pool = pool
-        # Bounded at `submit`: what else is sent belongs to requests that came in there.
+        # Of at most MAX_WAITING jobs and cancels, and the continuations of what is open.
         self._waiting: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -74,7 +74,13 @@ class Outbox:
         return Letter(keys.prefill(self._pool), fields)
 
     def cancel(self, request_id: RequestId) -> None:
-        """Tell the pool to drop a request. Returns at once."""
+        """Tell the pool to drop a request. Returns at once.
+
+        With too many letters waiting it is not sent: the request ends by itself.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            logger.warning("outbox.full", request_id=request_id)
+            return
         fields = {"body": encode(Cancel(request_id=request_id))}
         stream = keys.control(self._pool)
         self._put(Waiting(Letter(stream, fields, max_len=MAX_CONTROL_ENTRIES)))

@@ -1,5 +1,6 @@
 """A worker that hangs with its connection open: others go on, and it ends on waking."""
 
+import asyncio
 import signal
 from typing import Any
 
@@ -18,6 +19,8 @@ from storm import (
 from waiting import wait_until
 
 pytestmark = pytest.mark.chaos
+
+SHORT_SECONDS = 0.7  # of a lease of two
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,8 @@ async def test_a_short_stop_costs_nothing(whole_mesh: RunningMesh) -> None:
 
     def stop_and_go() -> None:
         signal_all(victims, signal.SIGSTOP)
-        signal_all(victims, signal.SIGCONT)
+        loop = asyncio.get_running_loop()
+        loop.call_later(SHORT_SECONDS, signal_all, victims, signal.SIGCONT)
 
     wild = await streamed(whole_mesh, once_at(60, stop_and_go))
 

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from waiting import wait_until
 
 from gateway.errors import Unavailable
-from gateway.outbox import Outbox
+from gateway.outbox import MAX_WAITING, Outbox
 from protocol import keys
-from protocol.messages import Cancel, decode_cancel, decode_job
+from protocol.messages import Cancel, RequestId, decode_cancel, decode_job
 
 CONTROL = keys.control("default")
 PREFILL = keys.prefill("default")
@@ -81,3 +81,17 @@ async def test_while_redis_refuses_jobs_fail_and_cancels_wait(
         await redis.config_set("maxmemory", 0)
 
     await wait_until(lambda: redis.xlen(CONTROL))
+
+
+async def test_cancels_beyond_the_bound_are_not_kept(redis: Redis) -> None:
+    """While Redis is away the letters that wait are so many, and no more."""
+    box = Outbox(redis, "default")
+    for number in range(MAX_WAITING + 10):
+        box.cancel(RequestId(f"r{number}"))
+
+    with pytest.raises(Unavailable, match="Too many jobs"):
+        await box.submit(prefill_job("late"))
+    box.close()
+    await box.deliver()
+
+    assert await redis.xlen(CONTROL) == MAX_WAITING
