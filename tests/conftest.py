@@ -54,9 +54,12 @@ def redis_url(redis: Redis, redis_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[RunningMesh]:
-    """Two workers of each kind on the small real model; what is killed comes back."""
+    """Two workers of each kind on the small real model; what is killed comes back, and
+    the store looks at its own books all the time.
+    """
     options = ["--served-model-name", "test", "--prefill", "2", "--decode", "2"]
-    with running_mesh(STORIES, *options, "--kv-blocks", "1024") as running:
+    options += ["--kv-blocks", "1024", "--check-seconds", "0.1"]
+    with running_mesh(STORIES, *options) as running:
         yield running
 
 

@@ -69,6 +69,11 @@ class RunningMesh:
     def blocks(self) -> dict[str, int]:
         return dict(self.status()["pools"][0]["blocks"])
 
+    def miscounts(self) -> str:
+        """What the store found wrong with itself."""
+        log = (self.run_dir / "logs" / "kvstore-0.log").read_text()
+        return log[log.find("AssertionError") :] if "AssertionError" in log else ""
+
     def is_idle(self) -> bool:
         """Every block is free or cached: nothing was leaked."""
         blocks = self.blocks()

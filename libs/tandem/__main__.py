@@ -41,6 +41,7 @@ def up(
     log_level: of.LogLevel = of.LogLevelName.info,
     log_format: of.LogFormat = of.LogFormatName.auto,
     engine: of.Engine = of.EngineName.transformer,
+    check_seconds: of.CheckSeconds = 0.0,
 ) -> None:
     """Start a mesh on this machine and keep it running until Ctrl-C.
 
@@ -57,7 +58,7 @@ def up(
             served_model_name=served_model_name or models.name_of(model),
             host=host,
             port=port,
-            store=plan.Store(kv_blocks, block_size, max_model_len),
+            store=plan.Store(kv_blocks, block_size, max_model_len, check_seconds),
             workers=plan.Workers(prefill, decode, dtype, engine, max_num_seqs, threads),
             pool=pool,
             run_dir=run_dir,
@@ -123,6 +124,64 @@ def eval_demo(
 
     gateway_url = url or address_of(run_dir).gateway_url
     run(gateway_url, seed=seed, count=count, as_json=json)
+
+
+@app.command()
+def bench(
+    run_dir: of.RunDir = RUN_DIR,
+    url: of.Url = "",
+    model: of.BenchModel = "",
+    requests: of.NumRequests = 48,
+    num_input: of.NumInput = 256,
+    num_output: of.NumOutput = 64,
+    concurrency: of.Concurrency = 8,
+    rate: of.Rate = 0.0,
+    trace: of.Trace = None,
+    speed: of.Speed = 1.0,
+    length_scale: of.LengthScale = 1.0,
+    max_total: of.MaxTotal = 2048,
+    warm_up: of.WarmUp = 8,
+    repeats: of.Repeats = 3,
+    vocab_size: of.VocabSize = 1000,
+    seed: of.BenchSeed = 0,
+    ttft_slo: of.TTFTLimit = 0.0,
+    tpot_slo: of.TPOTLimit = 0.0,
+    timeout: of.AnswerSeconds = 600.0,
+    json: of.AsJson = False,
+    plot: of.Plot = None,
+) -> None:
+    """Measure a server: TTFT, TPOT, ITL, throughput and goodput under a load.
+
+    Works with any server that streams OpenAI's completions and takes token ids as a
+    prompt. Prompts are random and never repeated; a trace of Mooncake's shares what
+    its hashes say.
+    """
+    from bench.benchmark import Plan, run
+    from bench.measures import SLO
+    from bench.workload import Scaling
+    from tandem.rundir import address_of
+
+    run(
+        url or address_of(run_dir).gateway_url,
+        Plan(
+            model=model,
+            num_requests=requests,
+            num_input=num_input,
+            num_output=num_output,
+            num_clients=concurrency,
+            rate=rate,
+            trace=trace,
+            scaling=Scaling(length_scale, speed, max_total),
+            num_warmups=warm_up,
+            num_repeats=repeats,
+            vocab_size=vocab_size,
+            seed=seed,
+            answer_seconds=timeout,
+            slo=SLO(ttft_slo / 1000 or None, tpot_slo / 1000 or None),
+        ),
+        as_json=json,
+        plot=plot,
+    )
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ RedisUrl = Annotated[
 LogLevel = Annotated[LogLevelName, Option(envvar="TANDEM_LOG_LEVEL")]
 LogFormat = Annotated[LogFormatName, Option(envvar="TANDEM_LOG_FORMAT")]
 Engine = Annotated[EngineName, Option(hidden=True)]
+CheckSeconds = Annotated[float, Option(min=0, hidden=True)]
 AsJson = Annotated[bool, Option("--json", help="For programs.")]
 Url = Annotated[
     str,
@@ -88,4 +89,54 @@ Workers = Annotated[
     list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
 ]
 Seed = Annotated[int, Option(min=0, help="Draws the questions.")]
+BenchModel = Annotated[
+    str, Option(help="As the server names it.", show_default="the first it serves")
+]
+NumRequests = Annotated[
+    int, Option("--requests", min=1, help="Requests of each repeat.")
+]
+NumInput = Annotated[int, Option("--input", min=1, help="Tokens of each prompt.")]
+NumOutput = Annotated[int, Option("--output", min=1, help="Tokens of each answer.")]
+Concurrency = Annotated[int, Option(min=1, help="Clients of the closed loop.")]
+Rate = Annotated[
+    float,
+    Option(min=0, help="Poisson arrivals per second, instead of a closed loop."),
+]
+Trace = Annotated[
+    Path | None,
+    Option(
+        exists=True,
+        dir_okay=False,
+        help="Replay: Mooncake's JSON lines or Azure's CSV.",
+        show_default=False,
+    ),
+]
+Speed = Annotated[float, Option(min=1e-6, help="Factor of the trace's arrivals.")]
+LengthScale = Annotated[float, Option(min=1e-6, help="Factor of the trace's lengths.")]
+MaxTotal = Annotated[
+    int,
+    Option(
+        min=2,
+        help="Longest request of a trace, prompt and answer; others are left out.",
+    ),
+]
+WarmUp = Annotated[int, Option(min=0, help="Requests that are not counted.")]
+Repeats = Annotated[int, Option(min=1, max=1000, help="Runs with other prompts.")]
+VocabSize = Annotated[
+    int, Option(min=200, help="Token ids of the prompts lie below it.")
+]
+TTFTLimit = Annotated[
+    float, Option("--ttft-slo", min=0, help="Of goodput, in ms; 0 is no limit.")
+]
+TPOTLimit = Annotated[
+    float, Option("--tpot-slo", min=0, help="Of goodput, in ms; 0 is no limit.")
+]
+AnswerSeconds = Annotated[
+    float, Option("--timeout", min=1, help="For one whole answer, in seconds.")
+]
+Plot = Annotated[
+    Path | None,
+    Option(dir_okay=False, help="Picture of the first repeat.", show_default=False),
+]
+BenchSeed = Annotated[int, Option("--seed", min=0, help="Draws prompts and times.")]
 Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]

@@ -19,6 +19,7 @@ class Store:
     kv_blocks: int
     block_size: int
     max_model_len: int
+    check_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,10 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 watch_leases(pool, settings.lease_seconds, on_change, stopping),
                 name="leases",
             )
+            if settings.check_seconds:
+                tasks.create_task(
+                    check_always(pool, settings.check_seconds, stopping), name="checks"
+                )
             cancels = tasks.create_task(
                 take_cancels(redis, pool, on_change, stopping), name="cancels"
             )
@@ -88,6 +92,13 @@ async def watch_leases(
         for peer in pool.expire(lease_seconds):
             logger.warning("peer.silent", peer=peer, seconds=lease_seconds)
             on_change()
+
+
+async def check_always(pool: Pool, seconds: float, stopping: asyncio.Event) -> None:
+    """A store that counted wrong ends with an AssertionError, rather than go on."""
+    async for _ in every(seconds, stopping):
+        if pool.store is not None:
+            pool.store.check()
 
 
 async def take_cancels(

@@ -14,4 +14,5 @@ class Settings(ServiceSettings):
     max_model_len: int = Field(
         default=0, ge=0
     )  # tokens; 0: what model and blocks allow
+    check_seconds: float = Field(default=0, ge=0)  # between self-checks; 0: none
     max_waiting: int = Field(default=4096, ge=1)  # sequences that wait for blocks

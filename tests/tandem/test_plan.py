@@ -15,7 +15,7 @@ OPTIONS = Options(
     served_model_name="one",
     host="127.0.0.1",
     port=8000,
-    store=Store(kv_blocks=7, block_size=16, max_model_len=0),
+    store=Store(kv_blocks=7, block_size=16, max_model_len=0, check_seconds=0),
     workers=Workers(2, 3, "float32", "counting", max_num_seqs=4, threads=0),
     pool="default",
     run_dir=Path("run"),

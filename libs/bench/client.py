@@ -1,0 +1,98 @@
+"""One client of any server that speaks OpenAI's API: asks, and looks at the clock."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from bench.measures import Outcome
+from bench.workload import Planned
+
+DATA = b"data: "
+DONE = b"[DONE]"
+
+
+class Client:
+    """Streams completions from one server. Errors become part of the outcome."""
+
+    def __init__(self, http: aiohttp.ClientSession, model: str) -> None:
+        self._http = http
+        self._model = model
+
+    async def ask(self, planned: Planned) -> Outcome:
+        """The answer's pieces by their times; never fails."""
+        times: list[float] = []
+        num_tokens = 0
+        error = ""
+        sent = time.monotonic()
+        try:
+            async for chunk in self._chunks(planned):
+                if any(map(_is_piece, chunk["choices"])):
+                    times.append(time.monotonic())
+                if usage := chunk.get("usage"):
+                    num_tokens = usage["completion_tokens"]
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as failure:
+            error = str(failure) or type(failure).__name__
+        return Outcome(
+            sent=sent,
+            times=tuple(times),
+            num_prompt_tokens=len(planned.prompt),
+            num_output_tokens=num_tokens or len(times),
+            error=error,
+        )
+
+    async def _chunks(self, planned: Planned) -> AsyncIterator[dict[str, Any]]:
+        body = {
+            "model": self._model,
+            "prompt": planned.prompt,
+            "max_tokens": planned.max_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        async with self._http.post("/v1/completions", json=body) as response:
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}: {await response.text()}")
+            async for line in response.content:
+                event = line.strip()
+                if event.startswith(DATA) and not event.endswith(DONE):
+                    yield _chunk(event.removeprefix(DATA))
+
+
+def _chunk(data: bytes) -> dict[str, Any]:
+    chunk = json.loads(data)
+    if "error" in chunk:
+        raise ValueError(str(chunk["error"]))
+    return dict(chunk)
+
+
+def _is_piece(choice: dict[str, Any]) -> bool:
+    """Some servers tell the end in a chunk of its own, without a token."""
+    return bool(choice.get("text")) or not choice.get("finish_reason")
+
+
+@asynccontextmanager
+async def connected(
+    url: str, model: str, answer_seconds: float
+) -> AsyncIterator[Client]:
+    """A client of the server at `url`; an empty `model` is the first that it serves.
+
+    Raises aiohttp.ClientError or TimeoutError when nobody answers there.
+    """
+    async with aiohttp.ClientSession(
+        url,
+        timeout=aiohttp.ClientTimeout(total=answer_seconds),
+        connector=aiohttp.TCPConnector(limit=0),
+        read_bufsize=1 << 20,
+    ) as http:
+        yield Client(http, model or await _first_model(http))
+
+
+async def _first_model(http: aiohttp.ClientSession) -> str:
+    async with http.get("/v1/models", raise_for_status=True) as response:
+        models = await response.json()
+        return str(models["data"][0]["id"])

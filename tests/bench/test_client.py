@@ -1,0 +1,162 @@
+"""The benchmark's client, before a server that behaves as it is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bench.client import connected
+from bench.measures import Outcome
+from bench.workload import Planned
+
+ASKED = Planned(prompt=(200, 201, 202), max_tokens=3)
+Send = Callable[[web.StreamResponse], Any]
+
+
+class Server:
+    """Remembers what it was asked, and streams what `send` writes."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.send: Send = answer
+        self.status = 200
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.json())
+        if self.status != 200:
+            return web.json_response({"error": "too busy"}, status=self.status)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await self.send(response)
+        return response
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "first"}, {"id": "second"}]})
+
+
+async def write(response: web.StreamResponse, **chunk: Any) -> None:
+    await response.write(b"data: " + json.dumps({"choices": [], **chunk}).encode())
+    await response.write(b"\n\n")
+
+
+def piece(text: str, finish_reason: str | None = None) -> list[dict[str, Any]]:
+    return [{"text": text, "finish_reason": finish_reason}]
+
+
+async def answer(response: web.StreamResponse) -> None:
+    """Three tokens in two pieces, the end, and the counts."""
+    await write(response, choices=piece("a"))
+    await asyncio.sleep(0.05)
+    await write(response, choices=piece("bc"))
+    await write(response, choices=piece("", "length"))
+    await write(response, usage={"completion_tokens": 3})
+    await response.write(b"data: [DONE]\n\n")
+
+
+async def without_counts(response: web.StreamResponse) -> None:
+    await write(response, choices=piece("a"))
+    await write(response, choices=piece("b", "length"))
+
+
+async def an_error(response: web.StreamResponse) -> None:
+    await write(response, choices=piece("a"))
+    await write(response, error={"message": "the worker died"})
+
+
+async def no_json(response: web.StreamResponse) -> None:
+    await response.write(b"data: {oops\n\n")
+
+
+async def silence(response: web.StreamResponse) -> None:
+    await asyncio.sleep(30)
+
+
+@pytest.fixture
+async def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def url(server: Server) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/v1/completions", server.completions)
+    app.router.add_get("/v1/models", server.models)
+    async with TestServer(app) as running:
+        yield str(running.make_url(""))
+
+
+async def asked(url: str, model: str = "m", seconds: float = 10) -> Outcome:
+    async with connected(url, model, seconds) as client:
+        return await client.ask(ASKED)
+
+
+async def test_pieces_and_tokens_are_counted(server: Server, url: str) -> None:
+    """
+    Each piece has its time; the tokens are as many as the server says.
+    """
+    outcome = await asked(url)
+
+    assert outcome.is_answered
+    assert len(outcome.times) == 2
+    assert outcome.num_output_tokens == 3
+    assert outcome.num_prompt_tokens == 3
+    assert 0.04 < outcome.itls[0] < 5
+
+
+async def test_the_request_is_what_every_server_knows(server: Server, url: str) -> None:
+    """
+    Token ids as the prompt, greedy, of an exact length, streamed with its counts.
+    """
+    await asked(url, model="")
+
+    (body,) = server.bodies
+    assert body["model"] == "first"
+    assert body["prompt"] == [200, 201, 202]
+    assert body["max_tokens"] == 3
+    assert body["ignore_eos"] is body["stream"] is True
+    assert body["temperature"] == 0
+
+
+async def test_without_counts_a_piece_is_a_token(server: Server, url: str) -> None:
+    """
+    Not every server counts for its clients.
+    """
+    server.send = without_counts
+
+    assert (await asked(url)).num_output_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("send", "reason"),
+    [(an_error, "the worker died"), (no_json, ""), (silence, "")],
+    ids=["error", "no json", "silence"],
+)
+async def test_a_broken_answer_is_an_outcome(
+    server: Server, url: str, send: Send, reason: str
+) -> None:
+    """
+    A benchmark goes on when one of its requests fails, and says why it did.
+    """
+    server.send = send
+
+    outcome = await asked(url, seconds=0.3)
+
+    assert not outcome.is_answered
+    assert outcome.error
+    assert reason in outcome.error
+
+
+async def test_a_refusal_is_an_outcome(server: Server, url: str) -> None:
+    """
+    Its status and its text are kept.
+    """
+    server.status = 503
+
+    outcome = await asked(url)
+
+    assert "503" in outcome.error
+    assert "too busy" in outcome.error
