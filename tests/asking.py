@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -19,7 +20,12 @@ class Streamed:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
-    longest_gap: float = field(default=0.0, compare=False)  # seconds between two tokens
+    times: list[float] = field(default_factory=list, compare=False)  # of each token
+
+    @property
+    def longest_pause(self) -> tuple[float, float]:
+        """Between two tokens, from when to when; the time to the first token is none."""
+        return max(pairwise(self.times), key=lambda pause: pause[1] - pause[0])
 
 
 async def complete(url: str, **request: Any) -> dict[str, Any]:
@@ -47,7 +53,6 @@ async def stream(
         ) as response,
     ):
         assert response.status == 200, await response.text()
-        last = float("inf")
         async for line in response.content:
             event = line.removeprefix(b"data: ").strip()
             if not event or event == b"[DONE]":
@@ -55,12 +60,12 @@ async def stream(
             chunk = json.loads(event)
             assert "error" not in chunk, chunk
             streamed.usage = chunk.get("usage") or streamed.usage
-            now = time.monotonic()  # the time to the first token is no gap
-            streamed.longest_gap = max(streamed.longest_gap, now - last)
-            last = now
+            now = time.monotonic()
             for choice in chunk["choices"]:
+                token_ids = choice.get("token_ids") or []
                 streamed.text += choice["text"]
-                streamed.token_ids += choice.get("token_ids") or []
+                streamed.token_ids += token_ids
+                streamed.times += [now] * len(token_ids)
                 streamed.finish_reason = choice["finish_reason"]
                 on_tokens(len(streamed.token_ids))
     return streamed

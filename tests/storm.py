@@ -19,7 +19,8 @@ LONG_PROMPTS = [
     {"prompt": [1] + [300 + n % 100] * 400, "max_tokens": 10, "ignore_eos": True}
     for n in range(NUM_STREAMS)
 ]
-recoveries: dict[str, list[float]] = {}
+# By what happened: of each stream its longest pause, in seconds and in steps.
+pauses: dict[str, list[tuple[float, int]]] = {}
 _calm: dict[int, list[Streamed]] = {}
 _runs = count()
 
@@ -47,8 +48,16 @@ async def undisturbed(
 
 def remember(scenario: str, answers: Sequence[Streamed]) -> None:
     """How long its clients waited, for the summary at the end of the tests."""
-    gaps = [answer.longest_gap for answer in answers]
-    recoveries.setdefault(scenario, []).extend(gaps)
+    pauses.setdefault(scenario, []).extend(_pause(each, answers) for each in answers)
+
+
+def _pause(answer: Streamed, answers: Sequence[Streamed]) -> tuple[float, int]:
+    """The longest of one stream: its seconds, and the steps that it missed meanwhile,
+    which are the tokens that another stream got, but for the one that all get.
+    """
+    began, ended = answer.longest_pause
+    gained = max(sum(began < t <= ended for t in other.times) for other in answers)
+    return ended - began, gained - 1
 
 
 def once_at(num_tokens: int, act: Callable[[], object]) -> Callable[[int], None]:

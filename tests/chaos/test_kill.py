@@ -1,9 +1,11 @@
 """`kill -9` while answers are streaming: clients see a pause, and the same tokens."""
 
+import asyncio
 import signal
+from typing import Any
 
 import pytest
-from asking import stream
+from asking import complete, stream
 from running import RunningMesh
 from storm import LONG_PROMPTS, once_at, remember, signal_all, streamed, undisturbed
 
@@ -82,6 +84,24 @@ async def test_sampled_output_survives_too(whole_mesh: RunningMesh) -> None:
     )
 
     assert wild == calm
+
+
+async def test_choices_survive_too(whole_mesh: RunningMesh) -> None:
+    """
+    Several answers share the blocks of their prompt; all go on when their worker dies.
+    """
+    timer = {"prompt": [1], "max_tokens": 150, "ignore_eos": True}
+    asked: dict[str, Any] = {"prompt": [1, *range(300, 350)], "max_tokens": 150}
+    asked |= {"n": 4, "best_of": 6, "temperature": 1.0, "seed": 5, "ignore_eos": True}
+    calm = await complete(whole_mesh.url, **asked)
+    victims = whole_mesh.pids("decode")
+
+    wild, _ = await asyncio.gather(
+        complete(whole_mesh.url, **asked),
+        stream(whole_mesh.url, once_at(20, lambda: signal_all(victims)), **timer),
+    )
+
+    assert wild["choices"] == calm["choices"]
 
 
 async def test_a_killed_store(whole_mesh: RunningMesh) -> None:
