@@ -2,9 +2,12 @@
 
 A sequence that a worker holds is named by (request id, generation). The generation
 grows at each change of owner, so whoever still uses an older one is told *gone*.
+
+What comes by the batch is a named tuple, on the wire a plain array: a step names each of
+its sequences, and the names of the fields would be most of the message.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -53,7 +56,7 @@ class Adopt(Message):
     generation: int
 
 
-class Progress(Message):
+class Progress(NamedTuple):
     """What one step did to one sequence."""
 
     request_id: RequestId
@@ -70,7 +73,7 @@ class Advance(Message):
     progress: tuple[Progress, ...]
 
 
-class Held(Message):
+class Held(NamedTuple):
     """A sequence as its owner names it."""
 
     request_id: RequestId
@@ -178,7 +181,7 @@ class Gone(Message):
     type: Literal["gone"] = "gone"
 
 
-class Growth(Message):
+class Growth(NamedTuple):
     """Blocks to append to a sequence's table before its next step."""
 
     request_id: RequestId

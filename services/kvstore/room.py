@@ -76,7 +76,8 @@ class Room:
         was_prompt = not record.is_prompt_computed
         for index in record.record(step):
             self.blocks.publish(record.block_table[index], record.hashes[index])
-        self._end_copies(record)
+        if record.copies:
+            self._end_copies(record)
         if not was_prompt:
             return []
         self._prefixes.end(record)
@@ -219,9 +220,8 @@ class Room:
 
     def _end_copies(self, record: SequenceRecord) -> None:
         """Its owner has made them, or nobody needs them any more."""
-        if record.copies:
-            self.blocks.release([source for source, _ in record.copies])
-            record.copies = []
+        self.blocks.release([source for source, _ in record.copies])
+        record.copies = []
 
     def _empty(self, record: SequenceRecord) -> None:
         """Give its blocks back; who followed it has to find another way."""

@@ -122,7 +122,8 @@ class Store:
             named.append(step.request_id)
             record = owned.get(step.request_id)
             if record is not None and record.generation == step.generation:
-                self._announce(*self._room.fill(record, step))
+                if forked := self._room.fill(record, step):
+                    self._announce(*forked)
                 if record.num_blocks_to_grow:
                     growing.append(record)
         for record in self._due.pop(worker_id, ()):
@@ -132,7 +133,8 @@ class Store:
         self._serve_line()
         named += self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
-        return Advanced(growth=tuple(growth), gone=tuple(gone))
+        # Unchecked: it is the answer to every step.
+        return Advanced.model_construct(growth=tuple(growth), gone=tuple(gone))
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
         for record in self._held(sequences, worker_id):

@@ -10,7 +10,7 @@ def decoding(job: PrefillJob) -> SequenceRecord:
     """A record whose prompt is computed and whose first token came with -0.5."""
     record = SequenceRecord.admit(job, GEOMETRY, age=1)
     first = step(record.as_answer(), len(job.token_ids), 50)
-    record.record(first.changed(logprobs=(-0.5,)))
+    record.record(first._replace(logprobs=(-0.5,)))
     return record
 
 
@@ -20,7 +20,7 @@ def test_log_probabilities_outlive_their_owner() -> None:
     """
     record = decoding(prefill_job(num_tokens=6))
 
-    record.record(step(record.as_answer(), 7, 51).changed(logprobs=(-1.5,)))
+    record.record(step(record.as_answer(), 7, 51)._replace(logprobs=(-1.5,)))
 
     assert record.as_answer().token_ids[6:] == (50, 51)
     assert record.as_answer().logprobs == (-0.5, -1.5)
