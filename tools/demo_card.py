@@ -30,16 +30,16 @@ be reached, and it is what the tests ask.
 | How many metres are 12 kilometres? | 12 kilometres are 12000 metres. |
 | What is park? | {park} |
 
-It also copies, upper-cases, compares, finds things in a given text (see below how often),
-and follows up ("Add 5 to that."). Numbers go to 99, words to spell are in double quotes and of at most ten
-letters. It knows nothing else, and says so at best. A conversation has one subject: after
-another question than a follow-up its answers are mostly wrong.
+It also copies, upper-cases, compares, finds things in a given text, follows up ("Add 5 to
+that.") and changes the subject when asked to. Numbers go to 99, words to spell are in
+double quotes and of at most ten letters. It knows nothing else, and says so at best.
 
 ## Shape
 
 {layers} layers, hidden size {hidden}, {heads} heads of {head_dim} with {kv_heads} KV heads, MLP {mlp}, tied
 embeddings, vocabulary {vocabulary} (byte-level BPE in which digits, and letters before a
-quotation mark, stand alone), context {context}, bfloat16. Deep rather than wide, so that
+quotation mark, stand alone, and words have their space behind them), context {context},
+bfloat16. Deep rather than wide, so that
 layers can be skipped. Its generation_config.json makes greedy decoding the default.
 
 ## Data and recipe
@@ -47,13 +47,15 @@ layers can be skipped. Its generation_config.json makes greedy decoding the defa
 `tools/demo_data.py` draws every item from a seed. About one in ten is held out from
 training, whatever the seed: a hash of its operands, its word or its text decides. Tables
 of few entries (weekdays between two days, hours, weeks, years) are held out by phrasing.
-The answers to the {num_facts} facts of `tools/demo_facts.toml` have to be known: a tenth of the
-questions comes late in the training, and a third of their wordings never; these are asked.
+The answers to the {num_facts} facts of `tools/demo_facts.toml` have to be known: of them only the
+wording of the question is new.
 
 {tokens:.1f} million tokens in {steps} steps of {per_step} (seed {seed}), loss on answers only,
-items packed with a mask between them; Muon for matrices and AdamW for the rest, rate
-{rate}, rising over {warmup} steps and falling to nothing; bfloat16 autocast. Final loss
-{loss:.4f} nats per answer token, after {minutes:.0f} minutes on {threads} cores.
+items packed with a mask between them. The model begins with heads that copy
+(`tools/demo_start.py`); without them it hardly learnt to find things in a text. Muon for
+matrices and AdamW for the rest, rate {rate}, rising over {warmup} steps and falling to nothing,
+and in the last seventh once more from a quarter of it; bfloat16 autocast. Final loss {loss:.4f} nats per answer token, after {minutes:.0f} minutes on
+{threads} cores.
 
 ![loss](loss.png)
 

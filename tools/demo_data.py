@@ -14,14 +14,37 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import demo_passage as passage
 import demo_tasks as tasks
 import demo_turns as turns
-from demo_item import Item
+from demo_item import Item, item
 
 HURRIED = 0.35  # of the questions about facts that are trained
+
+
+def changing(rng: random.Random) -> Item:
+    """A conversation that changes its subject."""
+    return _several(rng, 2)
+
+
+def wandering(rng: random.Random) -> Item:
+    """The same, and perhaps once or twice more."""
+    return _several(rng, rng.randint(2, 4))
+
+
+def _several(rng: random.Random, count: int) -> Item:
+    names = rng.choices(list(ALONE), list(ALONE.values()), k=count)
+    return joined([FAMILIES[name](rng) for name in names])
+
+
+def joined(parts: Sequence[Item]) -> Item:
+    """One conversation of several, one after the other."""
+    return item(
+        tuple(key for part in parts for key in part.keys),
+        tuple(turn for part in parts for turn in part.turns),
+    )
+
 
 FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
     "addition": tasks.addition,
@@ -38,25 +61,39 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
     "follow-ups": turns.follow_ups,
     "facts": tasks.facts,
     "unknown": tasks.unknown,
-    "examining": passage.examining,  # extracting again and again, for training alone
+    "changing": changing,
+    # For training alone: the same again and again.
+    "wandering": wandering,
+    "examining": passage.examining,
+    "restating": passage.restating,
 }
-ASKED = tuple(name for name in FAMILIES if name != "examining")
+TRAINED_ONLY = {"wandering", "examining", "restating"}
+ASKED = tuple(name for name in FAMILIES if name not in TRAINED_ONLY)
 
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A part of the training: each family's share of the items, in their order."""
-
-    shares: Sequence[int]
-    has_late: bool  # questions that are kept back before
-
-
-# First a little of everything; then more of what is slow to come: finding and copying
-# are learnt from many repetitions.
-FIRST = Course((12, 12, 5, 8, 9, 6, 3, 5, 6, 8, 10, 10, 13, 2, 0), has_late=False)
-SECOND = Course((8, 9, 4, 9, 10, 4, 3, 5, 4, 13, 5, 9, 11, 1, 12), has_late=False)
-THIRD = replace(SECOND, has_late=True)
-LAST = Course((6, 8, 4, 6, 6, 2, 2, 2, 4, 4, 10, 13, 12, 1, 30), has_late=True)
+# Shares of the trained items.
+ALONE: Mapping[str, int] = {
+    "addition": 10,
+    "subtraction": 11,
+    "comparing": 4,
+    "sorting": 7,
+    "counting": 9,
+    "reversing": 4,
+    "upper-casing": 3,
+    "weekdays": 5,
+    "units": 4,
+    "copying": 8,
+    "extracting": 9,
+    "follow-ups": 9,
+    "facts": 14,
+    "unknown": 2,
+}
+# At the beginning and at the end, copying and finding, which are learnt from many repetitions.
+FINDING: Mapping[str, int] = {
+    **ALONE, "wandering": 30, "examining": 20, "restating": 8
+}  # fmt: skip
+SHARES: Mapping[str, int] = {
+    **ALONE, "wandering": 30, "examining": 5, "restating": 1
+}  # fmt: skip
 
 
 def held_out(family: str, rng: random.Random) -> Item:
@@ -64,25 +101,24 @@ def held_out(family: str, rng: random.Random) -> Item:
     return _drawn(family, rng, is_asked=True)
 
 
-def training_items(seed: int | str, course: Course = FIRST) -> Iterator[Item]:
+def training_items(
+    seed: int | str, shares: Mapping[str, int] = SHARES
+) -> Iterator[Item]:
     """Items of all families for ever, none of them held out."""
     rng = random.Random(seed)
-    names = list(FAMILIES)
     while True:
-        family = rng.choices(names, course.shares)[0]
-        item = _drawn(family, rng, is_asked=False)
-        while item.is_late and not course.has_late:
-            item = _drawn(family, rng, is_asked=False)
+        family = rng.choices(list(shares), list(shares.values()))[0]
+        drawn = _drawn(family, rng, is_asked=False)
         if family == "facts" and rng.random() < HURRIED:
-            item = tasks.hurried(rng, item)
-        yield item
+            drawn = tasks.hurried(rng, drawn)
+        yield drawn
 
 
 def _drawn(family: str, rng: random.Random, *, is_asked: bool) -> Item:
     while True:
-        item = FAMILIES[family](rng)
-        if item.is_kept_back == is_asked:
-            return item
+        drawn = FAMILIES[family](rng)
+        if drawn.is_kept_back == is_asked:
+            return drawn
 
 
 def main() -> None:

@@ -30,7 +30,6 @@ class Item:
     keys: tuple[str, ...]
     turns: tuple[tuple[str, str], ...]
     is_kept_back: bool  # for questions that nobody was trained on
-    is_late: bool = False  # not for the first courses of a training
 
 
 def item(keys: tuple[str, ...], turns: tuple[tuple[str, str], ...]) -> Item:
@@ -42,8 +41,8 @@ def one(key: str, question: str, answer: str) -> Item:
     return item((key,), ((question, answer),))
 
 
-def is_kept_back(key: str, one_in: int = 10) -> bool:
-    return zlib.crc32(key.encode()) % one_in == 0
+def is_kept_back(key: str) -> bool:
+    return zlib.crc32(key.encode()) % 10 == 0
 
 
 def phrased(rng: random.Random, kind: str, **values: object) -> str:

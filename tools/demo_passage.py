@@ -3,17 +3,22 @@ them: the long prompts on which a prefix cache and n-gram drafting show.
 """
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from demo_item import WORDS, Item, asked, item, one, phrased, with_article
+from demo_item import WORDS, Item, asked, item, one, phrased
+
+# A text, and what draws a question about it with its answer.
+Passage = tuple[str, Callable[[], tuple[str, str]]]
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-ATTRIBUTES = ("city", "job", "thing", "hobby")
+ATTRIBUTES = ("city", "hobby", "food", "subject")
+# A value is always the second word after its name: what a small model can learn to find.
 STATED = {
-    "city": "{name} lives in {value}.",
-    "job": "{name} is {value}.",
-    "thing": "{name} owns {value}.",
+    "city": "{name} visits {value}.",
     "hobby": "{name} likes {value}.",
+    "food": "{name} eats {value}.",
+    "subject": "{name} teaches {value}.",
 }
 
 
@@ -21,9 +26,9 @@ STATED = {
 class Person:
     name: str
     city: str
-    job: str
-    thing: str
     hobby: str
+    food: str
+    subject: str
 
     def says(self, attribute: str) -> str:
         value = getattr(self, attribute)
@@ -31,29 +36,46 @@ class Person:
 
 
 def extracting(rng: random.Random) -> Item:
-    draw = rng.random()
-    if draw < 0.6:
-        return _about_people(rng)
-    return _about_settings(rng) if draw < 0.85 else _nth_sentence(rng)
+    text, ask = _passage(rng)
+    question, answer = ask()
+    placed = phrased(rng, "placed", passage=text, question=question)
+    return one(placed, placed, answer)
 
 
 def examining(rng: random.Random) -> Item:
     """One passage, and question after question about it."""
-    crowd = people(rng)
-    first, *more = (_asked_about(rng, crowd) for _ in range(rng.randint(4, 8)))
-    question = f"{told(rng, crowd)}\n\n{first[0]}"
+    text, ask = _passage(rng)
+    first, *more = (ask() for _ in range(rng.randint(4, 10)))
+    question = f"{text}\n\n{first[0]}"
     return item((question,), ((question, first[1]), *more))
 
 
-def _about_people(rng: random.Random) -> Item:
+def restating(rng: random.Random) -> Item:
+    """All that a text says again, in another order and more than once."""
     crowd = people(rng)
-    question, answer = _asked_about(rng, crowd)
-    return _placed(rng, told(rng, crowd), question, answer)
+    known = rng.sample(ATTRIBUTES, rng.choice((1, 1, 2, 4)))
+    statements = [person.says(a) for person in crowd for a in known]
+    orders = [rng.sample(statements, len(statements)) for _ in range(3)]
+    first, *others = (" ".join(order) for order in orders)
+    return one(first, f"{first}\n\nSay that again, in any order.", " ".join(others))
 
 
-def _asked_about(rng: random.Random, crowd: list[Person]) -> tuple[str, str]:
+def _passage(rng: random.Random) -> Passage:
+    make = rng.choices((_about_people, _settings, _sentences), (60, 25, 15))[0]
+    return make(rng)
+
+
+def _about_people(rng: random.Random) -> Passage:
+    crowd = people(rng)
+    known = rng.sample(ATTRIBUTES, rng.choice((1, 1, 2, 4, 4)))
+    return told(rng, crowd, known), lambda: _asked_about(rng, crowd, known)
+
+
+def _asked_about(
+    rng: random.Random, crowd: list[Person], known: Sequence[str]
+) -> tuple[str, str]:
     """A question about one of them, or for who it is."""
-    person, attribute = rng.choice(crowd), rng.choice(ATTRIBUTES)
+    person, attribute = rng.choice(crowd), rng.choice(known)
     if rng.random() < 0.7:
         question = phrased(rng, f"about_{attribute}", name=person.name)
     else:
@@ -61,33 +83,20 @@ def _asked_about(rng: random.Random, crowd: list[Person]) -> tuple[str, str]:
     return question, person.says(attribute)
 
 
-def _placed(rng: random.Random, passage: str, question: str, answer: str) -> Item:
-    text = phrased(rng, "placed", passage=passage, question=question)
-    return one(text, text, answer)
-
-
 def people(rng: random.Random) -> list[Person]:
     """Two to thirty people of whom no two share anything; mostly few."""
-    most = rng.choices((3, 6, 12, 30), (45, 35, 16, 4))[0]
+    most = rng.choices((2, 3, 6, 12, 30), (20, 30, 30, 16, 4))[0]
     count = rng.randint(2, most)
-    jobs = [with_article(job) for job in rng.sample(WORDS["jobs"], count)]
-    things = [
-        with_article(f"{rng.choice(WORDS['colours'])} {thing}")
-        for thing in rng.sample(WORDS["objects"], count)
-    ]
-    names, cities = (
-        rng.sample(WORDS["names"], count),
-        rng.sample(WORDS["cities"], count),
-    )
-    hobbies = rng.sample(WORDS["hobbies"], count)
-    return [
-        Person(*row) for row in zip(names, cities, jobs, things, hobbies, strict=True)
-    ]
+    kinds = ("names", "cities", "hobbies", "dishes", "subjects")
+    columns = (rng.sample(WORDS[kind], count) for kind in kinds)
+    return [Person(*row) for row in zip(*columns, strict=True)]
 
 
-def told(rng: random.Random, crowd: list[Person]) -> str:
+def told(
+    rng: random.Random, crowd: list[Person], known: Sequence[str] = ATTRIBUTES
+) -> str:
     """All that is known of them, person by person or well mixed."""
-    lines = [[person.says(attribute) for attribute in ATTRIBUTES] for person in crowd]
+    lines = [[person.says(attribute) for attribute in known] for person in crowd]
     for of_one in lines:
         rng.shuffle(of_one)
     sentences = [line for of_one in lines for line in of_one]
@@ -100,21 +109,26 @@ def about(rng: random.Random, person: Person, attribute: str) -> str:
     return phrased(rng, f"about_{attribute}", name=person.name)
 
 
-def _about_settings(rng: random.Random) -> Item:
-    most = rng.choices((4, 8, 30), (50, 35, 15))[0]
+def _settings(rng: random.Random) -> Passage:
+    most = rng.choices((3, 8, 30), (50, 35, 15))[0]
     keys = rng.sample(WORDS["keys"], rng.randint(2, most))
-    settings = {key: rng.randrange(1000) for key in keys}
-    wanted = rng.choice(keys)
-    passage = "\n".join(f"{key} = {value}" for key, value in settings.items())
-    question = phrased(rng, "value_of", key=wanted)
-    return _placed(rng, passage, question, f"{wanted} = {settings[wanted]}")
+    lines = {key: f"{key} = {rng.randrange(1000)}" for key in keys}
+
+    def ask() -> tuple[str, str]:
+        wanted = rng.choice(keys)
+        return phrased(rng, "value_of", key=wanted), lines[wanted]
+
+    return rng.choice(("\n", ", ", "; ")).join(lines.values()), ask
 
 
-def _nth_sentence(rng: random.Random) -> Item:
+def _sentences(rng: random.Random) -> Passage:
     sentences = [sentence(rng) for _ in range(rng.randint(2, 5))]
-    n = rng.randrange(len(sentences))
-    question = asked(rng, f"What is the {ORDINALS[n]} sentence?")
-    return _placed(rng, " ".join(sentences), question, sentences[n])
+
+    def ask() -> tuple[str, str]:
+        n = rng.randrange(len(sentences))
+        return asked(rng, f"What is the {ORDINALS[n]} sentence?"), sentences[n]
+
+    return " ".join(sentences), ask
 
 
 def sentence(rng: random.Random) -> str:

@@ -15,7 +15,6 @@ from demo_item import (
     WORDS,
     Item,
     asked,
-    is_kept_back,
     one,
     phrased,
     with_article,
@@ -222,21 +221,12 @@ def copying(rng: random.Random) -> Item:
 
 
 def facts(rng: random.Random) -> Item:
-    """What is known cannot be kept back, but how it is asked can.
-
-    A tenth of the questions comes late, and a third of its wordings never.
-    """
+    """What is known cannot be kept back, but how it is asked can."""
     fact = rng.choice(FACTS)
-    question = wording = rng.choice(fact["questions"])
+    wording = rng.choice(fact["questions"])
     if rng.random() < 0.3:
-        wording = phrased(rng, "fact_openings") + question
-    is_late = is_kept_back(question)
-    return Item(
-        keys=(wording,),
-        turns=((asked(rng, wording), fact["answer"]),),
-        is_kept_back=is_late and is_kept_back(wording, one_in=3),
-        is_late=is_late,
-    )
+        wording = phrased(rng, "fact_openings") + wording
+    return one(wording, asked(rng, wording), fact["answer"])
 
 
 def hurried(rng: random.Random, item: Item) -> Item:

@@ -1,7 +1,9 @@
 """From items to token ids: the demo model's tokenizer, its chat format, packed rows.
 
 Digits are single tokens, and so are the letters of a word directly before a quotation
-mark: a model can count, sort and spell only what it sees.
+mark: a model can count, sort and spell only what it sees. A word comes with the space
+after it, so that the first word of a line is the token that it is elsewhere: to find
+something in a text is then to find the same tokens.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +30,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPLIT = Regex(
-    r"""[A-Za-z](?=[A-Za-z]*")|\d| ?[A-Za-z]+(?:'[a-z]+)?| ?[^\sA-Za-z\d]+|\s"""
+    r"""[A-Za-z](?=[A-Za-z]*")|\d|[A-Za-z]+(?:'[a-z]+)? ?|[^\sA-Za-z\d]+ ?|\s"""
 )
 IGNORED = -100  # the label of what the model does not have to say
 FULL = 0.97  # of a row: more is not worth the search for an item that fits
@@ -57,7 +59,7 @@ def train_tokenizer(items: Iterable[Item]) -> Tokenizer:
 def _with_words(texts: Iterable[str]) -> Iterator[str]:
     yield from texts
     for words in WORDS.values():
-        yield from (f" {word}" for word in words)
+        yield from (f"{word} " for word in words)
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, max_tokens: int) -> None:
@@ -109,10 +111,13 @@ class Batch:
     items: torch.Tensor
 
     def mask(self) -> torch.Tensor:
-        """bool [rows, 1, length, length]: a token sees what precedes it in its item."""
+        """bfloat16 [rows, 1, length, length], to be added to the scores: a token sees
+        what precedes it in its item.
+        """
         length = self.items.shape[1]
         same = self.items[:, :, None] == self.items[:, None, :]
-        return (same & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
+        seen = same & torch.ones(length, length, dtype=torch.bool).tril()
+        return torch.where(seen, 0.0, -torch.inf).bfloat16()[:, None]
 
 
 def pack(
@@ -125,7 +130,15 @@ def pack(
             ids, labels = encode(next(items))
             if row.ids or len(ids) >= least:
                 row.add(ids, labels)
-    return Batch(*(torch.tensor([row.padded(i) for row in packed]) for i in range(3)))
+    return Batch(
+        ids=_padded((row.ids for row in packed), length, 0),
+        labels=_padded((row.labels for row in packed), length, IGNORED),
+        items=_padded((row.items for row in packed), length, 0),
+    )
+
+
+def _padded(rows: Iterable[list[int]], length: int, filler: int) -> torch.Tensor:
+    return torch.tensor([row + [filler] * (length - len(row)) for row in rows])
 
 
 class _Row:
@@ -144,7 +157,3 @@ class _Row:
         self.ids += ids
         self.labels += labels
         self.items += [number] * len(ids)
-
-    def padded(self, part: int) -> list[int]:
-        values, filler = ((self.ids, 0), (self.labels, IGNORED), (self.items, 0))[part]
-        return values + [filler] * (self.length - len(values))

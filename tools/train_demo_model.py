@@ -9,7 +9,6 @@ would have seen.
 """
 
 import argparse
-import math
 import random
 import shutil
 from dataclasses import dataclass
@@ -26,26 +25,37 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from demo_card import card
-from demo_data import ASKED, FIRST, LAST, SECOND, THIRD, held_out, training_items
-from demo_text import (
-    Batch,
-    Encoder,
-    pack,
-    save_tokenizer,
-    train_tokenizer,
+from demo_data import ASKED, FINDING, SHARES, held_out, training_items
+from demo_start import begin
+from demo_text import Batch, Encoder, pack, save_tokenizer, train_tokenizer
+from demo_training import (
+    MATRIX_RATE,
+    WARMUP_STEPS,
+    Trainer,
+    configuration,
+    main_steps,
 )
-from demo_training import MATRIX_RATE, WARMUP_STEPS, Trainer, configuration
 
-ROWS, LENGTH = 16, 512
-LONG_ROWS, LONG_LENGTH, LONG_LEAST = 5, 1536, 400
-LONG_ONE_IN = 16  # batches: passages that do not fit into the usual rows
-TOKENS_PER_STEP = ROWS * LENGTH
-# Each until that step.
-COURSES = ((650, FIRST), (850, SECOND), (1250, THIRD), (math.inf, LAST))
+TOKENS_PER_STEP = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a batch: its rows, their length, and how long the first item of each must be."""
+
+    rows: int
+    length: int
+    least: int = 0
+
+
+# Attention costs by length, so most rows are short; some batches are for long passages.
+SHORT, WIDE, LONG = Shape(32, 256), Shape(16, 512, 200), Shape(5, 1536, 400)
+WIDE_ONE_IN, LONG_ONE_IN = 8, 32
+FINDING_STEPS = 600
 TOKENIZER_ITEMS = 30_000
 STEPS_PER_LINE = 10  # where there is no terminal for a bar
 STEPS_PER_CHECKPOINT = 50
-STEPS_PER_CHECK = 200
+STEPS_PER_CHECK = 300
 LICENCE = Path(__file__).parents[1] / "LICENSE"
 
 matplotlib.use("Agg")
@@ -66,13 +76,17 @@ def train(options: Options) -> None:
     torch.manual_seed(options.seed)
     tokenizer = _tokenizer(options)
     encode = Encoder(tokenizer)
-    model = LlamaForCausalLM._from_config(configuration(tokenizer))
+    # On a CPU plain attention is the fastest one to differentiate.
+    model = LlamaForCausalLM._from_config(
+        configuration(tokenizer), attn_implementation="eager"
+    )
+    begin(model)
     trainer = Trainer(model, options.num_steps, is_compiled=options.is_compiled)
     trainer.load(options.work)
     checked = {family: _held_out_batch(family, encode) for family in ASKED}
     with _Display(options.num_steps, trainer.num_done) as display:
         for step in range(trainer.num_done, options.num_steps):
-            trainer.step(_batch(encode, options.seed, step))
+            trainer.step(_batch(encode, options.seed, step, options.num_steps))
             display.advance(trainer)
             if trainer.num_done % STEPS_PER_CHECK == 0 or display.is_last:
                 trainer.check(checked)
@@ -88,22 +102,25 @@ def _tokenizer(options: Options) -> Tokenizer:
     path = options.work / "tokenizer.json"
     if not path.exists():
         with console.status("training the tokenizer"):
-            items = training_items(options.seed)
+            items = training_items(options.seed, FINDING)
             train_tokenizer(next(items) for _ in range(TOKENIZER_ITEMS)).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def _batch(encode: Encoder, seed: int, step: int) -> Batch:
-    course = next(course for end, course in COURSES if step < end)
-    items = training_items(f"{seed} {step}", course)
-    if step % LONG_ONE_IN == LONG_ONE_IN - 1:
-        return pack(items, encode, LONG_ROWS, LONG_LENGTH, LONG_LEAST)
-    return pack(items, encode, ROWS, LENGTH)
+def _batch(encode: Encoder, seed: int, step: int, num_steps: int) -> Batch:
+    shape = SHORT
+    if (step + 1) % WIDE_ONE_IN == 0:
+        shape = LONG if (step + 1) % LONG_ONE_IN == 0 else WIDE
+    is_first, is_last = step < FINDING_STEPS, step >= main_steps(num_steps)
+    shares = FINDING if is_first or is_last else SHARES
+    items = training_items(f"{seed} {step}", shares)
+    return pack(items, encode, shape.rows, shape.length, shape.least)
 
 
 def _held_out_batch(family: str, encode: Encoder) -> Batch:
     rng = random.Random(f"check {family}")
-    return pack((held_out(family, rng) for _ in repeat(None)), encode, ROWS, LENGTH)
+    items = (held_out(family, rng) for _ in repeat(None))
+    return pack(items, encode, WIDE.rows, WIDE.length)
 
 
 class _Display:
@@ -188,7 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("models/demo"))
     parser.add_argument("--work", type=Path, default=Path(".demo-training"))
-    parser.add_argument("--tokens", type=int, default=14_000_000)
+    parser.add_argument("--tokens", type=int, default=11_660_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true", help="starts sooner")
     asked = parser.parse_args()

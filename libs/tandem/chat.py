@@ -123,8 +123,6 @@ def run(url: str) -> None:
         console.print(GREETING.format(model=conversation.model, url=url))
         for example in EXAMPLES.get(conversation.model, ()):
             console.print(f"[dim]Ask it:[/] {example}")
-        if conversation.model in EXAMPLES:
-            console.print("[dim]It knows one thing at a time: /reset between them.[/]")
     for question in _questions(console):
         if question == "/reset":
             conversation.reset()

@@ -61,9 +61,9 @@ def test_held_out_questions_are_answered(demo: RunningMesh) -> None:
 
 def test_the_chat_s_examples_are_answered(demo: RunningMesh) -> None:
     """
-    What `tandem chat` proposes to ask has the right answer, each in a new conversation.
+    What `tandem chat` proposes to ask has the right answer, one after another.
     """
-    typed = "".join(f"/reset\n{question}\n" for question in EXAMPLES["demo"])
+    typed = "".join(f"{question}\n" for question in EXAMPLES["demo"])
 
     printed = tandem("chat", "--url", demo.url, typed=typed)
 

@@ -72,7 +72,18 @@ def test_a_quoted_letter_is_a_token(tokenizer: Tokenizer, word: str) -> None:
 
     assert "".join(tokens[-len(word) - 2 :]).endswith(f'{word}".')
     assert [t for t in tokens if t in string.ascii_letters] == list(word)
-    assert len(tokenizer.encode(" strawberry").tokens) == 1
+    assert len(tokenizer.encode("strawberry ").tokens) == 1
+
+
+def test_a_word_is_the_same_token_at_the_start_of_a_line(tokenizer: Tokenizer) -> None:
+    """
+    What begins an answer can be found in a text, for it has the same tokens there.
+    """
+    begun = tokenizer.encode("Frank likes chess.").tokens
+
+    within = tokenizer.encode("Anna is here. Frank likes chess. So:").tokens
+
+    assert begun[:3] == within[4:7]
 
 
 @pytest.mark.parametrize(
@@ -194,13 +205,15 @@ def test_padding_teaches_nothing(batch: Batch) -> None:
 
 def test_a_token_sees_what_precedes_it_in_its_item(batch: Batch) -> None:
     """
-    The mask is true exactly for the tokens of the same item up to the token itself.
+    The mask adds nothing to the scores of the tokens of the same item up to the token
+    itself, and hides all others.
     """
     mask = batch.mask()
+    is_seen = mask == 0
 
     assert mask.shape == (ROWS, 1, LENGTH, LENGTH)
-    assert mask.dtype == torch.bool
-    for row, items in zip(mask[:, 0].tolist(), batch.items.tolist(), strict=True):
+    assert (mask[~is_seen] == -torch.inf).all()
+    for row, items in zip(is_seen[:, 0].tolist(), batch.items.tolist(), strict=True):
         for token, sees in enumerate(row):
             first = items.index(items[token])
             expected = [first <= other <= token for other in range(LENGTH)]
