@@ -39,8 +39,8 @@ double quotes and of at most ten letters. It knows nothing else, and says so at 
 {layers} layers, hidden size {hidden}, {heads} heads of {head_dim} with {kv_heads} KV heads, MLP {mlp}, tied
 embeddings, vocabulary {vocabulary} (byte-level BPE in which digits, and letters before a
 quotation mark, stand alone, and words have their space behind them), context {context},
-bfloat16. Deep rather than wide, so that
-layers can be skipped. Its generation_config.json makes greedy decoding the default.
+bfloat16. Deep rather than wide, so that layers can be skipped. Its generation_config.json
+makes greedy decoding the default.
 
 ## Data and recipe
 
@@ -54,8 +54,8 @@ wording of the question is new.
 items packed with a mask between them. The model begins with heads that copy
 (`tools/demo_start.py`); without them it hardly learnt to find things in a text. Muon for
 matrices and AdamW for the rest, rate {rate}, rising over {warmup} steps and falling to nothing,
-and in the last seventh once more from a quarter of it; bfloat16 autocast. Final loss {loss:.4f} nats per answer token, after {minutes:.0f} minutes on
-{threads} cores.
+and in the last seventh once more from a quarter of it, with more of what is hard; bfloat16
+autocast. Final loss {loss:.4f} nats per answer token, after {minutes:.0f} minutes on {threads} cores.
 
 ![loss](loss.png)
 
