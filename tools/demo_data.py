@@ -6,8 +6,8 @@
 An item is a short conversation. Its key names what must not be known beforehand: the
 operands of a sum, the word to reverse, the wording of a question about a fact. A hash of
 the key says on which side of the split it lies, so nothing that is asked was ever trained,
-whatever the seeds. The tasks are in
-demo_tasks.py, demo_passage.py and demo_turns.py, the words in the TOML files.
+whatever the seeds. The tasks are in demo_tasks.py, demo_passage.py and demo_turns.py, the
+words in the TOML files.
 """
 
 import argparse
@@ -87,7 +87,7 @@ ALONE: Mapping[str, int] = {
     "facts": 14,
     "unknown": 2,
 }
-# At the beginning and at the end, copying and finding, which are learnt from many repetitions.
+# At the beginning and at the end: copying and finding are learnt from many repetitions.
 FINDING: Mapping[str, int] = {
     **ALONE, "wandering": 30, "examining": 20, "restating": 8
 }  # fmt: skip

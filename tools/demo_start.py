@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 CONSTANT = 0.5  # part of every embedding, from which positions are made
 CODE = 32  # dimensions in which a token is told apart from others
@@ -26,37 +27,51 @@ SAID = 2.5  # gain of what is copied
 @torch.no_grad()
 def begin(model: LlamaForCausalLM) -> None:
     """Initialise a model in place; `torch.manual_seed` makes it repeatable."""
-    first, second = (layer.self_attn for layer in model.model.layers[:2])
     for layer in model.model.layers:  # as in GPT-2: many layers add up
         for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
             matrix.weight /= math.sqrt(2 * model.config.num_hidden_layers)
+    token, *passed = _directions(model.config.hidden_size)
+    _look_back(model, token, passed)
+    _look_for(model.model.layers[1].self_attn, token, passed)
+
+
+def _look_back(model: LlamaForCausalLM, token: Tensor, passed: list[Tensor]) -> None:
+    """One head for each of `passed`: what is said there is passed on.
+
+    All embeddings get a constant part, of which queries and keys make a fixed angle; the
+    rotary embedding turns that by the distance.
+    """
+    attention = model.model.layers[0].self_attn
     embeddings = model.model.embed_tokens.weight
     embeddings[:, 0] = CONSTANT
     constant = CONSTANT / embeddings.square().mean(1).sqrt().mean()  # once normalised
-    token, *passed = _directions(model.config.hidden_size)
     speeds = model.model.rotary_emb.inv_freq[FAST]  # radians per token
-    key, value = _rows(first.k_proj.weight, 0), _rows(first.v_proj.weight, 0)
+    key, value = (_rows(p.weight, 0) for p in (attention.k_proj, attention.v_proj))
     _pairs(key, FAST)[0, :, 0] = LOOKING / constant
     _pairs(key, FAST)[1, :, 0] = 0
     value[:] = READ * token
     for head, code in enumerate(passed):
         angles = speeds * (head + 1)
-        query = _pairs(_rows(first.q_proj.weight, head), FAST)
+        query = _pairs(_rows(attention.q_proj.weight, head), FAST)
         query[0, :, 0] = LOOKING / constant * angles.cos()
         query[1, :, 0] = -LOOKING / constant * angles.sin()
-        _columns(first.o_proj.weight, head)[:] = WRITTEN * code.T
-    last, before = passed[0], passed[1]
-    for kv_head, depth in enumerate((1, 2)):  # how many tokens are compared
-        head = kv_head * second.num_key_value_groups
-        query = _pairs(_rows(second.q_proj.weight, head), SLOW)
-        key = _pairs(_rows(second.k_proj.weight, kv_head), SLOW)
+        _columns(attention.o_proj.weight, head)[:] = WRITTEN * code.T
+
+
+def _look_for(attention: LlamaAttention, token: Tensor, passed: list[Tensor]) -> None:
+    """One head for what followed this token before, one for what followed the last two."""
+    last, before, _ = passed
+    for kv_head, num_compared in enumerate((1, 2)):
+        head = kv_head * attention.num_key_value_groups
+        query = _pairs(_rows(attention.q_proj.weight, head), SLOW)
+        key = _pairs(_rows(attention.k_proj.weight, kv_head), SLOW)
         query[:], key[:] = 0, 0
-        for wanted, seen in ((token, last), (last, before))[:depth]:
+        for wanted, seen in ((token, last), (last, before))[:num_compared]:
             mixed = MATCHED * _orthogonal(query[..., 0].numel(), CODE)
             query += (mixed @ wanted).view_as(query)
             key += (mixed @ seen).view_as(key)
-        _rows(second.v_proj.weight, kv_head)[:] = SAID * token
-        _columns(second.o_proj.weight, head)[:] = SAID * token.T
+        _rows(attention.v_proj.weight, kv_head)[:] = SAID * token
+        _columns(attention.o_proj.weight, head)[:] = SAID * token.T
 
 
 def _directions(hidden_size: int) -> list[Tensor]:
