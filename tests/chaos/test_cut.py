@@ -1,5 +1,9 @@
 """The connection between a worker and the store breaks, and both of them live."""
 
+import os
+import signal
+from contextlib import suppress
+
 import pytest
 from cutting import cut
 from running import RunningMesh
@@ -18,8 +22,13 @@ async def test_a_cut_connection(whole_mesh: RunningMesh) -> None:
     store = address_of(whole_mesh.run_dir).sockets / "kvstore.sock"
     (server,), (worker, _) = whole_mesh.pids("kvstore"), whole_mesh.pids("decode")
 
-    wild = await streamed(whole_mesh, once_at(60, lambda: cut(server, store, worker)))
+    try:
+        wild = await streamed(
+            whole_mesh, once_at(60, lambda: cut(server, store, worker))
+        )
+    finally:
+        with suppress(ProcessLookupError):  # it has ended itself
+            os.kill(worker, signal.SIGKILL)
 
     remember("a cut connection", wild)
     assert wild == calm
-    assert worker not in whole_mesh.pids("decode")
