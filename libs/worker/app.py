@@ -88,7 +88,12 @@ class Worker:
         stack.enter_context(lease.held(store, settings.lease_seconds))
         async with asyncio.TaskGroup() as tasks:
             telling = tell(exchange, inbox, redis, stopping)
-            tasks.create_task(run(core, exchange, telling, thread), name="rounds")
+            rounds = tasks.create_task(
+                run(core, exchange, telling, thread), name="rounds"
+            )
+            # A read of Redis that gets something at that moment loses its cancellation
+            # (redis-py waits by wait_for); it looks at `stopping` before the next one.
+            rounds.add_done_callback(lambda _: stopping.set())
             self._ready.set()
             logger.info("worker.ready", phases=PHASES[settings.phases])
             async with asyncio.TaskGroup() as reading:
