@@ -20,7 +20,7 @@ install: $(STAMP) ## Make .venv with the `tandem` command in it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[gateway,worker,cli,dev]'
+	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,dev]'
 	@touch $@
 
 up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".
@@ -44,11 +44,9 @@ bench-store: install ## What the store's operations cost.
 	$(BIN)/python bench/store.py $(ARGS)
 
 bench-memory: install ## How full the KV blocks are before the first preemption.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	$(BIN)/python bench/memory.py $(ARGS)
 
-demo-model: install ## Train models/demo again: two hours on two cores; goes on if interrupted.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
+demo-model: install ## Train models/demo again: an hour on two cores; goes on if interrupted.
 	$(BIN)/python tools/train_demo_model.py $(ARGS)
 
 clean: ## Remove the environment, caches and run directories.

@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import aiohttp
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.client import Client, connected
+from bench.client import connected
 from bench.load import closed_loop, open_loop
 from bench.measures import SLO, Outcome, measured
 from bench.report import Report, as_table, draw
-from bench.workload import BadTrace, Planned, Scaling, fixed, poisson, replayed
+from bench.workload import Planned, Scaling, fixed, poisson, replayed
 from mesh.errors import ConfigurationError
 
 
@@ -68,20 +69,24 @@ class Plan:
 
 def run(url: str, plan: Plan, *, as_json: bool, plot: Path | None) -> None:
     """Measure and print; ConfigurationError when the server cannot be asked at all."""
+    if plot and not find_spec("matplotlib"):
+        raise ConfigurationError("plots need matplotlib: pip install matplotlib")
+    repeats = [plan.requests(number) for number in range(plan.num_repeats)]
     errors = Console(stderr=True)
     with Progress(
         console=errors, transient=True, disable=not errors.is_terminal
     ) as progress:
-        total = plan.num_warmups + plan.num_repeats * plan.num_requests
+        total = plan.num_warmups + sum(map(len, repeats))
         bar = progress.add_task("asking", total=total)
-        repeats = asyncio.run(_measure(url, plan, lambda: progress.advance(bar)))
+        measuring = _measure(url, plan, repeats, lambda: progress.advance(bar))
+        outcomes = asyncio.run(measuring)
     report = Report(
         url=url,
         workload=str(plan),
-        runs=tuple(measured(outcomes, plan.slo) for outcomes in repeats),
+        runs=tuple(measured(each, plan.slo) for each in outcomes),
     )
     if plot:
-        draw([each for one in repeats[:1] for each in one], f"{url}: {plan}", plot)
+        draw(outcomes[0], f"{url}: {plan}", plot)
     if as_json:
         figures = {n: spread.model_dump() for n, spread in report.figures().items()}
         print(json.dumps(report.model_dump() | {"figures": figures}, indent=2))
@@ -90,39 +95,36 @@ def run(url: str, plan: Plan, *, as_json: bool, plot: Path | None) -> None:
 
 
 async def _measure(
-    url: str, plan: Plan, on_answer: Callable[[], None]
+    url: str,
+    plan: Plan,
+    repeats: Iterable[list[Planned]],
+    on_answer: Callable[[], None],
 ) -> list[list[Outcome]]:
     """The outcomes of each repeat."""
+
+    async def ask(planned: Planned) -> Outcome:
+        outcome = await client.ask(planned)
+        on_answer()
+        return outcome
+
     try:
         async with connected(url, plan.model, plan.answer_seconds) as client:
-            await _warmed_up(client, plan, on_answer)
+            _check(await closed_loop(plan.warmups(), ask, plan.num_clients))
             return [
-                await _repeat(client, plan, number, on_answer)
-                for number in range(plan.num_repeats)
+                await closed_loop(requests, ask, plan.num_clients)
+                if plan.is_closed_loop
+                else await open_loop(requests, ask)
+                for requests in repeats
             ]
-    except BadTrace as error:
-        raise ConfigurationError(str(error)) from None
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
         reason = str(error) or type(error).__name__
         raise ConfigurationError(f"no answer from {url}: {reason}") from None
 
 
-async def _warmed_up(client: Client, plan: Plan, on_answer: Callable[[], None]) -> None:
-    """The first requests compile kernels and open connections; they are not counted."""
-    outcomes = await closed_loop(
-        plan.warmups(), client.ask, plan.num_clients, lambda _: on_answer()
-    )
-    for outcome in outcomes:
+def _check(warmed_up: Iterable[Outcome]) -> None:
+    """The first requests compile kernels and open connections, and are not counted; a
+    server that cannot answer them is not measured.
+    """
+    for outcome in warmed_up:
         if not outcome.is_answered:
             raise ValueError(outcome.error or "an answer without a token")
-
-
-async def _repeat(
-    client: Client, plan: Plan, number: int, on_answer: Callable[[], None]
-) -> list[Outcome]:
-    requests = plan.requests(number)
-    if plan.is_closed_loop:
-        return await closed_loop(
-            requests, client.ask, plan.num_clients, lambda _: on_answer()
-        )
-    return await open_loop(requests, client.ask, lambda _: on_answer())

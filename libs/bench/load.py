@@ -1,43 +1,37 @@
 """Sends planned requests: as many at once as there are clients, or each at its time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from bench.measures import Outcome
 from bench.workload import Planned
 
-Ask = Callable[[Planned], Awaitable[Outcome]]
-
-
-def ignore(_: Outcome) -> None:
-    """Nobody looks at the progress."""
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 async def closed_loop(
-    planned: Sequence[Planned],
-    ask: Ask,
+    planned: Iterable[Asked],
+    ask: Callable[[Asked], Awaitable[Answer]],
     num_clients: int,
-    on_answer: Callable[[Outcome], None] = ignore,
-) -> list[Outcome]:
+) -> list[Answer]:
     """So many clients; each asks again as soon as it was answered."""
     remaining = iter(planned)
-    outcomes: list[Outcome] = []
+    answers: list[Answer] = []
 
     async def ask_on() -> None:
         for each in remaining:
-            outcomes.append(await ask(each))
-            on_answer(outcomes[-1])
+            answers.append(await ask(each))
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(num_clients):
             tasks.create_task(ask_on(), name=f"client-{number}")
-    return outcomes
+    return answers
 
 
 async def open_loop(
-    planned: Sequence[Planned],
-    ask: Ask,
-    on_answer: Callable[[Outcome], None] = ignore,
+    planned: Iterable[Planned], ask: Callable[[Planned], Awaitable[Outcome]]
 ) -> list[Outcome]:
     """Each at its time, whether or not earlier ones were answered."""
     loop = asyncio.get_running_loop()
@@ -46,7 +40,6 @@ async def open_loop(
 
     async def ask_once(each: Planned) -> None:
         outcomes.append(await ask(each))
-        on_answer(outcomes[-1])
 
     async with asyncio.TaskGroup() as tasks:
         for number, each in enumerate(sorted(planned, key=lambda one: one.at)):

@@ -79,11 +79,13 @@ def draw(outcomes: Sequence[Outcome], title: str, path: Path) -> None:
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 7))
     series = {
         "TTFT": [(e.sent - start, 1000 * e.ttft) for e in answered],
-        "TPOT": [(e.sent - start, 1000 * e.tpot) for e in answered if e.tpot],
+        "TPOT": [
+            (e.sent - start, 1000 * e.tpot) for e in answered if e.tpot is not None
+        ],
     }
     for (over_time, shares), (name, points) in zip(axes, series.items(), strict=True):
         values = sorted(value for _, value in points)
-        over_time.plot(*zip(*sorted(points), strict=True), ".") if points else None
+        over_time.plot([sent for sent, _ in points], [ms for _, ms in points], ".")
         over_time.set(xlabel="sent, s", ylabel=f"{name}, ms", ylim=(0, None))
         shares.plot(values, [(n + 1) / len(values) for n in range(len(values))])
         shares.set(xlabel=f"{name}, ms", ylabel="share of requests", xlim=(0, None))

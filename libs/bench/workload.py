@@ -11,14 +11,13 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
+
+from mesh.errors import ConfigurationError
 
 FIRST_TOKEN = 100  # special tokens and bytes are below
 MOONCAKE_BLOCK_TOKENS = 512  # a hash of the trace names so many
-
-
-class BadTrace(ValueError):
-    """The file is no trace of a known kind; the text says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +66,17 @@ def replayed(
     path: Path, count: int, vocab_size: int, scaling: Scaling, seed: object
 ) -> list[Planned]:
     """The first `count` requests of a trace that fit: Mooncake's if the file is JSON
-    lines, Azure's if it is CSV. BadTrace if it is neither.
+    lines, Azure's if it is CSV. ConfigurationError if it is neither.
     """
     read = _mooncake if path.suffix == ".jsonl" else _azure
     try:
         fitting = filter(scaling.fits, read(path, vocab_size, scaling, seed))
-        return [each for _, each in zip(range(count), fitting, strict=False)]
+        planned = list(islice(fitting, count))
     except (OSError, ValueError, LookupError) as error:
-        raise BadTrace(f"{path}: {error}") from None
+        raise ConfigurationError(f"{path}: {error}") from None
+    if not planned:
+        raise ConfigurationError(f"{path}: no request of at most {scaling.max_total}")
+    return planned
 
 
 def _mooncake(

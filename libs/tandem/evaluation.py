@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.load import closed_loop
 from mesh.errors import ConfigurationError
 
 GENERATOR = Path(__file__).parents[2] / "tools" / "demo_data.py"
@@ -91,25 +92,20 @@ async def _ask_all(
     url: str, exercises: list[Exercise], on_answer: Callable[[], None]
 ) -> tuple[str, list[Mistake]]:
     """The model's name, and the mistakes that it made."""
-    remaining = iter(exercises)
-    mistakes: list[Mistake] = []
 
-    async def ask_on(http: aiohttp.ClientSession, model: str) -> None:
-        for exercise in remaining:
-            if mistake := await _mistake_in(http, model, exercise):
-                mistakes.append(mistake)
-            on_answer()
+    async def ask(exercise: Exercise) -> Mistake | None:
+        mistake = await _mistake_in(http, model, exercise)
+        on_answer()
+        return mistake
 
     try:
         async with _session(url) as http:
             model = str((await _json(http.get("/v1/models")))["data"][0]["id"])
-            async with asyncio.TaskGroup() as tasks:
-                for number in range(CONCURRENCY):
-                    tasks.create_task(ask_on(http, model), name=f"client-{number}")
+            found = await closed_loop(exercises, ask, CONCURRENCY)
     except* (aiohttp.ClientError, TimeoutError) as group:
         error = group.exceptions[0]
         raise ConfigurationError(f"no answer from {url}: {_reason(error)}") from None
-    return model, mistakes
+    return model, [mistake for mistake in found if mistake]
 
 
 def _session(url: str) -> aiohttp.ClientSession:

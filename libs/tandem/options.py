@@ -89,6 +89,7 @@ Workers = Annotated[
     list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
 ]
 Seed = Annotated[int, Option(min=0, help="Draws the questions.")]
+Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]
 BenchModel = Annotated[
     str, Option(help="As the server names it.", show_default="the first it serves")
 ]
@@ -139,4 +140,3 @@ Plot = Annotated[
     Option(dir_okay=False, help="Picture of the first repeat.", show_default=False),
 ]
 BenchSeed = Annotated[int, Option("--seed", min=0, help="Draws prompts and times.")]
-Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]

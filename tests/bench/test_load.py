@@ -41,13 +41,12 @@ async def test_a_closed_loop_keeps_its_clients_busy(num_clients: int) -> None:
     As many requests are under way as there are clients, never more, and all are asked.
     """
     server = Server()
-    answered: list[Outcome] = []
 
-    outcomes = await closed_loop(numbered(12), server.ask, num_clients, answered.append)
+    outcomes = await closed_loop(numbered(12), server.ask, num_clients)
 
     assert server.most == min(num_clients, 12)
     assert server.asked == list(range(12))
-    assert answered == outcomes
+    assert len(outcomes) == 12
 
 
 async def test_an_open_loop_waits_for_nobody() -> None:

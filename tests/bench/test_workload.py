@@ -6,15 +6,8 @@ from statistics import fmean
 
 import pytest
 
-from bench.workload import (
-    FIRST_TOKEN,
-    BadTrace,
-    Planned,
-    Scaling,
-    fixed,
-    poisson,
-    replayed,
-)
+from bench.workload import FIRST_TOKEN, Planned, Scaling, fixed, poisson, replayed
+from mesh.errors import ConfigurationError
 
 VOCAB = 1000
 MOONCAKE = """\
@@ -123,5 +116,13 @@ def test_what_is_no_trace_is_said(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)
 
-    with pytest.raises(BadTrace, match=name):
+    with pytest.raises(ConfigurationError, match=name):
         replayed(path, 1, VOCAB, Scaling(), seed=0)
+
+
+def test_a_trace_of_which_nothing_fits_is_said(azure: Path) -> None:
+    """
+    Rather than a report of no requests.
+    """
+    with pytest.raises(ConfigurationError, match="at most 100"):
+        replayed(azure, 1, VOCAB, Scaling(max_total=100), seed=0)

@@ -61,6 +61,17 @@ def test_people_get_a_table(mesh: RunningMesh) -> None:
         assert measure in printed
 
 
+def test_a_picture_is_drawn(mesh: RunningMesh, tmp_path: Path) -> None:
+    """
+    Where people asked for it; answers of one token have no TPOT to show.
+    """
+    picture = tmp_path / "bench.png"
+
+    bench(mesh, "--repeats", "1", "--output", "1", "--plot", str(picture))
+
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_nobody_there_is_one_line() -> None:
     """
     A wrong address is exit code 2 and says so.
