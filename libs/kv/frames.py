@@ -6,8 +6,7 @@ announces them: the receiver never reads past a frame, so it cannot lose them.
 
 import socket
 import struct
-from asyncio import IncompleteReadError, StreamReader
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kv.errors import StoreLost
 from protocol.wire import MalformedMessage
@@ -21,15 +20,18 @@ def framed(body: bytes) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-async def read_frame(reader: StreamReader) -> bytes | None:
-    """The next frame's body; None at the end of the connection."""
-    try:
-        (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+def taken(received: bytearray) -> Iterator[bytes]:
+    """The bodies of the whole frames at the beginning, removed from there one by one."""
+    while len(received) >= HEADER.size:
+        (size,) = HEADER.unpack_from(received)
         if size > MAX_FRAME_BYTES:
             raise MalformedMessage(f"a frame of {size} bytes")
-        return await reader.readexactly(size)
-    except (IncompleteReadError, ConnectionError):
-        return None
+        end = HEADER.size + size
+        if len(received) < end:
+            return
+        body = bytes(received[HEADER.size : end])
+        del received[:end]
+        yield body
 
 
 def receive_frame(connection: socket.socket) -> bytes:

@@ -23,7 +23,7 @@ class Message(BaseModel):
 
 
 def encode(message: Message) -> bytes:
-    return bytes(msgpack.packb(message.model_dump()))
+    return bytes(msgpack.packb(message, default=vars))
 
 
 class Decoder(Generic[M]):

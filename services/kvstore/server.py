@@ -1,4 +1,8 @@
-"""The store's socket: one connection per worker, one answer per operation."""
+"""The store's socket: one connection per worker, one answer per operation.
+
+Straight on the socket: an answer leaves in the same turn of the loop in which its question
+came, and a worker's step waits for nothing else.
+"""
 
 import asyncio
 import socket
@@ -9,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from kv.frames import framed, read_frame, send_descriptors
+from kv.frames import framed, send_descriptors, taken
 from kv.operations import Answer, Attached, RefusedReply, Room, decode_operation
 from kvstore.pool import Pool
 from mesh.errors import ConfigurationError
@@ -17,6 +21,7 @@ from protocol.wire import MalformedMessage, encode
 
 BACKLOG = 128
 MODE = 0o660  # the store's user and group: whoever may connect may read every sequence
+READ_BYTES = 1 << 18
 
 logger = structlog.get_logger()
 
@@ -75,12 +80,9 @@ class _Server:
             logger.warning("peer.not_accepted", reason=error.strerror)
             return
         connection.setblocking(False)
-        # The transport will close its own descriptor; ours only sends and shuts down,
-        # and is known from the start, lest a stop overlooks it.
-        ours = connection.dup()
-        self._connections.add(ours)
-        peer = f"peer-{next(self._numbers)}"
-        self._tasks.create_task(self._serve(connection, ours, peer), name=peer)
+        self._connections.add(connection)  # from the start, lest a stop overlooks it
+        name = f"peer-{next(self._numbers)}"
+        self._tasks.create_task(self._serve(connection, name), name=name)
 
     def hang_up(self) -> None:
         """End every connection: the workers will look for a new store."""
@@ -88,36 +90,113 @@ class _Server:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    async def _serve(
-        self, connection: socket.socket, ours: socket.socket, peer: str
-    ) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=connection)
-        # A frame is out before the descriptors that belong to it are sent.
-        writer.transport.set_write_buffer_limits(0)
-        logger.info("peer.connected", peer=peer)
+    async def _serve(self, connection: socket.socket, name: str) -> None:
+        logger.info("peer.connected", peer=name)
         try:
-            while (body := await read_frame(reader)) is not None:
-                answer = self._pool.answer(peer, decode_operation(body))
-                writer.write(framed(encode(answer)))
-                await writer.drain()
-                self._send_memory(ours, answer)
-                self._on_change()
+            with _Peer(connection, name, self._pool, self._on_change) as peer:
+                await peer.ended
         except MalformedMessage as error:
-            logger.warning("peer.malformed", peer=peer, reason=str(error))
-            writer.write(framed(encode(RefusedReply(reason=str(error)))))
-        except ConnectionError:
-            pass  # it died while we answered: the same as an end of its frames
+            logger.warning("peer.malformed", peer=name, reason=str(error))
         finally:
-            self._connections.discard(ours)
-            ours.close()
-            writer.close()
-            self._pool.detach(peer)
+            self._connections.discard(connection)
+            connection.close()
+            self._pool.detach(name)
             self._on_change()
-            logger.info("peer.gone", peer=peer)
+            logger.info("peer.gone", peer=name)
 
-    def _send_memory(self, connection: socket.socket, answer: Answer) -> None:
+
+class _Peer:
+    """One connection: answers what comes, as it comes, while the block lasts."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        name: str,
+        pool: Pool,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._name = name
+        self._pool = pool
+        self._on_change = on_change
+        self._received = bytearray()
+        self._unsent = b""
+        self._descriptors: list[int] = []  # to follow what is unsent
+        self.ended = self._loop.create_future()  # or what went wrong
+
+    def __enter__(self) -> "_Peer":
+        self._loop.add_reader(self._connection, self._guarded, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_reader(self._connection)
+        self._loop.remove_writer(self._connection)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:  # it died while we answered: the same as an end of its frames
+            self._end()
+        except MalformedMessage as error:
+            with suppress(OSError):
+                self._say(RefusedReply(reason=str(error)))
+            self._end(error)
+        except Exception as error:  # the store's own: the whole process must end
+            self._end(error)
+
+    def _end(self, error: Exception | None = None) -> None:
+        if self.ended.done():
+            return
+        if error:
+            self.ended.set_exception(error)
+        else:
+            self.ended.set_result(None)
+
+    def _read(self) -> None:
+        if data := self._connection.recv(READ_BYTES):
+            self._received += data
+            self._answer_all()
+        else:
+            self._end()
+
+    def _answer_all(self) -> None:
+        for body in taken(self._received):
+            self._say(self._pool.answer(self._name, decode_operation(body)))
+            self._on_change()
+            if self._is_behind:
+                return  # it asks faster than it reads: the rest can wait
+
+    def _say(self, answer: Answer) -> None:
+        self._unsent += framed(encode(answer))
         match answer:
             case Attached():
-                send_descriptors(connection, self._pool.memory.descriptors())
+                self._descriptors += self._pool.memory.descriptors()
             case Room():
-                send_descriptors(connection, [self._pool.memory.filling_descriptor()])
+                self._descriptors.append(self._pool.memory.filling_descriptor())
+        self._send()
+        if self._is_behind:
+            self._loop.remove_reader(self._connection)
+            self._loop.add_writer(self._connection, self._guarded, self._go_on)
+
+    def _go_on(self) -> None:
+        """It has read some of a long answer."""
+        self._send()
+        if self._is_behind:
+            return
+        self._loop.remove_writer(self._connection)
+        self._loop.add_reader(self._connection, self._guarded, self._read)
+        self._answer_all()
+
+    @property
+    def _is_behind(self) -> bool:
+        return bool(self._unsent or self._descriptors)
+
+    def _send(self) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            self._unsent = self._unsent[self._connection.send(self._unsent) :]
+            if self._descriptors and not self._unsent:
+                send_descriptors(self._connection, self._descriptors)
+                self._descriptors = []

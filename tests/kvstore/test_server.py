@@ -1,6 +1,7 @@
 """The store's socket, from a worker's side: real sockets and real shared memory."""
 
 import asyncio
+import itertools
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -14,12 +15,13 @@ from waiting import wait_until
 from kv.client import Attachment, StoreClient
 from kv.errors import Refused, StoreLost
 from kv.frames import framed, receive_frame
-from kv.operations import Gone, Loading, LoadWanted, Record
+from kv.operations import Gone, Loading, LoadWanted, Record, Stats
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.server import serve_pool
 from mesh.errors import ConfigurationError
 from protocol.messages import RequestId
+from protocol.wire import encode
 
 
 @pytest.fixture
@@ -227,6 +229,36 @@ async def test_a_malformed_frame_ends_only_its_connection(
     answer = await asyncio.to_thread(nonsense)
 
     assert b"refused" in answer
+    client, _ = await attached(tmp_path)
+    client.close()
+
+
+async def test_who_does_not_read_is_not_answered_further(
+    pool: Pool, tmp_path: Path
+) -> None:
+    """
+    Answers that a peer leaves unread do not pile up in the store; once it reads, it gets
+    one for each question.
+    """
+    await load(tmp_path)
+    question = framed(encode(Stats()))
+    numbers = itertools.count()
+
+    def flood(peer: socket.socket) -> None:
+        for _ in numbers:
+            peer.sendall(question)
+
+    def ask() -> int:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(tmp_path / "s"))
+            peer.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                flood(peer)
+            num_asked = next(numbers) - 1
+            answers = [receive_frame(peer) for _ in range(num_asked)]
+            return num_asked - sum(b"referenced" in answer for answer in answers)
+
+    assert await asyncio.to_thread(ask) == 0
     client, _ = await attached(tmp_path)
     client.close()
 
