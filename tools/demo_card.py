@@ -53,9 +53,8 @@ wording of the question is new.
 {tokens:.1f} million tokens in {steps} steps of {per_step} (seed {seed}), loss on answers only,
 items packed with a mask between them. The model begins with heads that copy
 (`tools/demo_start.py`); without them it hardly learnt to find things in a text. Muon for
-matrices and AdamW for the rest, rate {rate}, rising over {warmup} steps and falling to nothing,
-and in the last seventh once more from a quarter of it, with more of what is hard; bfloat16
-autocast. Final loss {loss:.4f} nats per answer token, after {minutes:.0f} minutes on {threads} cores.
+matrices and AdamW for the rest, rate {rate}, rising over {warmup} steps and falling to nothing;
+bfloat16 autocast. Final loss {loss:.4f} nats per answer token, after {minutes:.0f} minutes on {threads} cores.
 
 ![loss](loss.png)
 

@@ -65,9 +65,10 @@ FAMILIES: Mapping[str, Callable[[random.Random], Item]] = {
     # For training alone: the same again and again.
     "wandering": wandering,
     "examining": passage.examining,
+    "identifying": passage.identifying,
     "restating": passage.restating,
 }
-TRAINED_ONLY = {"wandering", "examining", "restating"}
+TRAINED_ONLY = {"wandering", "examining", "identifying", "restating"}
 ASKED = tuple(name for name in FAMILIES if name not in TRAINED_ONLY)
 
 # Shares of the trained items.
@@ -87,12 +88,12 @@ ALONE: Mapping[str, int] = {
     "facts": 14,
     "unknown": 2,
 }
-# At the beginning and at the end: copying and finding are learnt from many repetitions.
+# At the beginning: copying and finding are learnt from many repetitions.
 FINDING: Mapping[str, int] = {
-    **ALONE, "wandering": 30, "examining": 20, "restating": 8
+    **ALONE, "wandering": 30, "examining": 18, "identifying": 12, "restating": 8
 }  # fmt: skip
 SHARES: Mapping[str, int] = {
-    **ALONE, "wandering": 30, "examining": 5, "restating": 1
+    **ALONE, "wandering": 30, "examining": 7, "identifying": 4, "restating": 1
 }  # fmt: skip
 
 

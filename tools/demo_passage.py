@@ -36,15 +36,30 @@ class Person:
 
 
 def extracting(rng: random.Random) -> Item:
-    text, ask = _passage(rng)
+    text, ask = _passage(rng, (60, 25, 15))
     question, answer = ask()
     placed = phrased(rng, "placed", passage=text, question=question)
     return one(placed, placed, answer)
 
 
 def examining(rng: random.Random) -> Item:
-    """One passage, and question after question about it."""
-    text, ask = _passage(rng)
+    """One passage, and question after question about it; oftener of what is hard."""
+    return _examined(rng, *_passage(rng, (60, 10, 30)))
+
+
+def identifying(rng: random.Random) -> Item:
+    """Who is it, again and again: harder to find than what somebody does."""
+    crowd = people(rng)
+    known = rng.sample(ATTRIBUTES, rng.choice((1, 1, 2, 4)))
+    text = told(rng, crowd, known)
+    return _examined(
+        rng, text, lambda: _asked_who(rng, rng.choice(crowd), rng.choice(known))
+    )
+
+
+def _examined(
+    rng: random.Random, text: str, ask: Callable[[], tuple[str, str]]
+) -> Item:
     first, *more = (ask() for _ in range(rng.randint(4, 10)))
     question = f"{text}\n\n{first[0]}"
     return item((question,), ((question, first[1]), *more))
@@ -60,9 +75,9 @@ def restating(rng: random.Random) -> Item:
     return one(first, f"{first}\n\nSay that again, in any order.", " ".join(others))
 
 
-def _passage(rng: random.Random) -> Passage:
-    make = rng.choices((_about_people, _settings, _sentences), (60, 25, 15))[0]
-    return make(rng)
+def _passage(rng: random.Random, kinds: Sequence[int]) -> Passage:
+    """With the shares of texts about people, settings and sentences."""
+    return rng.choices((_about_people, _settings, _sentences), kinds)[0](rng)
 
 
 def _about_people(rng: random.Random) -> Passage:
@@ -76,11 +91,14 @@ def _asked_about(
 ) -> tuple[str, str]:
     """A question about one of them, or for who it is."""
     person, attribute = rng.choice(crowd), rng.choice(known)
-    if rng.random() < 0.7:
-        question = phrased(rng, f"about_{attribute}", name=person.name)
-    else:
-        question = phrased(rng, f"who_{attribute}", value=getattr(person, attribute))
-    return question, person.says(attribute)
+    if rng.random() < 0.3:
+        return _asked_who(rng, person, attribute)
+    return about(rng, person, attribute), person.says(attribute)
+
+
+def _asked_who(rng: random.Random, person: Person, attribute: str) -> tuple[str, str]:
+    value = getattr(person, attribute)
+    return phrased(rng, f"who_{attribute}", value=value), person.says(attribute)
 
 
 def people(rng: random.Random) -> list[Person]:

@@ -25,12 +25,6 @@ MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 DECAY = 0.05
 MAX_GRADIENT_NORM = 1.0
 RECENT_STEPS = 10
-LAST_ONE_IN, LAST_SHARE = 7, 0.25  # of the steps, and of the rate
-
-
-def main_steps(num_steps: int) -> int:
-    """After these of so many steps comes the last part."""
-    return num_steps - num_steps // LAST_ONE_IN
 
 
 def configuration(tokenizer: Tokenizer) -> LlamaConfig:
@@ -63,9 +57,7 @@ class History(TypedDict):
 
 
 class Optimizers:
-    """One step of all parameters. The rate rises for a while and falls to nothing, and at
-    the end does so once more, from lower: for what was hard.
-    """
+    """One step of all parameters, at a rate that rises, stays and falls to nothing."""
 
     def __init__(self, model: nn.Module, num_steps: int) -> None:
         self._num_steps = num_steps
@@ -94,11 +86,7 @@ class Optimizers:
 
     def _share(self, step: int) -> float:
         rising = (step + 1) / WARMUP_STEPS
-        num_main = main_steps(self._num_steps)
-        if step < num_main:
-            return min(1.0, rising, 1.2 * (1 - step / num_main))
-        num_left = self._num_steps - step
-        return LAST_SHARE * num_left / (self._num_steps - num_main)
+        return min(1.0, rising, 1.2 * (1 - step / self._num_steps))
 
     @staticmethod
     def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

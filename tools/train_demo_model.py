@@ -33,7 +33,6 @@ from demo_training import (
     WARMUP_STEPS,
     Trainer,
     configuration,
-    main_steps,
 )
 
 TOKENS_PER_STEP = 8192
@@ -86,7 +85,7 @@ def train(options: Options) -> None:
     checked = {family: _held_out_batch(family, encode) for family in ASKED}
     with _Display(options.num_steps, trainer.num_done) as display:
         for step in range(trainer.num_done, options.num_steps):
-            trainer.step(_batch(encode, options.seed, step, options.num_steps))
+            trainer.step(_batch(encode, options.seed, step))
             display.advance(trainer)
             if trainer.num_done % STEPS_PER_CHECK == 0 or display.is_last:
                 trainer.check(checked)
@@ -107,12 +106,11 @@ def _tokenizer(options: Options) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def _batch(encode: Encoder, seed: int, step: int, num_steps: int) -> Batch:
+def _batch(encode: Encoder, seed: int, step: int) -> Batch:
     shape = SHORT
     if (step + 1) % WIDE_ONE_IN == 0:
         shape = LONG if (step + 1) % LONG_ONE_IN == 0 else WIDE
-    is_first, is_last = step < FINDING_STEPS, step >= main_steps(num_steps)
-    shares = FINDING if is_first or is_last else SHARES
+    shares = FINDING if step < FINDING_STEPS else SHARES
     items = training_items(f"{seed} {step}", shares)
     return pack(items, encode, shape.rows, shape.length, shape.least)
 
@@ -205,7 +203,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("models/demo"))
     parser.add_argument("--work", type=Path, default=Path(".demo-training"))
-    parser.add_argument("--tokens", type=int, default=11_660_000)
+    parser.add_argument("--tokens", type=int, default=14_700_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true", help="starts sooner")
     asked = parser.parse_args()

@@ -61,7 +61,7 @@ def test_the_first_heads_look_back(
     assert weights.diagonal(-(head + 1))[3:].mean() > 0.8
 
 
-@pytest.mark.parametrize("head", [0, 3])
+@pytest.mark.parametrize("head", [3, 4])
 def test_heads_of_the_second_layer_look_for_what_followed(
     begun: LlamaForCausalLM, repeated: Tensor, head: int
 ) -> None:
@@ -70,7 +70,31 @@ def test_heads_of_the_second_layer_look_for_what_followed(
     """
     weights = attention(begun, repeated, layer=1)[head]
 
-    assert weights.diagonal(1 - NUM_TOKENS)[3:].mean() > 0.4
+    assert weights.diagonal(1 - NUM_TOKENS)[3:].mean() > 0.3
+
+
+def test_one_head_looks_for_the_end_of_the_question(
+    begun: LlamaForCausalLM, repeated: Tensor
+) -> None:
+    """
+    For the last word but for a question mark and two marks of the chat's format.
+    """
+    weights = attention(begun, repeated, layer=1)[0]
+
+    assert weights.diagonal(-NUM_TOKENS - 2)[3:].mean() > 0.2
+
+
+def test_it_finds_who_untrained(begun: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
+    """
+    Of all names it says the one before what the question ends with.
+    """
+    text = "Carl visits Madrid. Elena visits Oslo. John visits Lima."
+    asked = f"<s><|user|>{text}\n\nWho visits Oslo?<|end|><|assistant|>"
+    with torch.no_grad():
+        logits = begun(torch.tensor([tokenizer.encode(asked).ids])).logits[0, -1]
+
+    names = {n: tokenizer.encode(f"{n} ").ids[0] for n in ("Carl", "Elena", "John")}
+    assert max(names, key=lambda name: float(logits[names[name]])) == "Elena"
 
 
 def test_it_copies_untrained(
@@ -79,7 +103,7 @@ def test_it_copies_untrained(
     """
     What was read once is foretold when it comes again; a usual beginning knows nothing.
     """
-    assert copied(begun, repeated) > 0.1
+    assert copied(begun, repeated) > 0.3
     assert copied(fresh(tokenizer), repeated) < 0.03
 
 
