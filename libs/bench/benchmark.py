@@ -34,6 +34,7 @@ class Plan:
     num_warmups: int
     num_repeats: int
     vocab_size: int
+    is_plain: bool  # prompts as text, and fields of OpenAI's alone
     seed: int
     answer_seconds: float  # for one whole answer
     slo: SLO
@@ -108,7 +109,9 @@ async def _measure(
         return outcome
 
     try:
-        async with connected(url, plan.model, plan.answer_seconds) as client:
+        async with connected(
+            url, plan.model, plan.answer_seconds, is_plain=plan.is_plain
+        ) as client:
             _check(await closed_loop(plan.warmups(), ask, plan.num_clients))
             return [
                 await closed_loop(requests, ask, plan.num_clients)

@@ -18,9 +18,12 @@ DONE = b"[DONE]"
 class Client:
     """Streams completions from one server. Errors become part of the outcome."""
 
-    def __init__(self, http: aiohttp.ClientSession, model: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, model: str, *, is_plain: bool
+    ) -> None:
         self._http = http
         self._model = model
+        self._is_plain = is_plain
 
     async def ask(self, planned: Planned) -> Outcome:
         """The answer's pieces by their times; never fails."""
@@ -45,15 +48,7 @@ class Client:
         )
 
     async def _chunks(self, planned: Planned) -> AsyncIterator[dict[str, Any]]:
-        body = {
-            "model": self._model,
-            "prompt": planned.prompt,
-            "max_tokens": planned.max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        body = self._body(planned)
         async with self._http.post("/v1/completions", json=body) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}: {await response.text()}")
@@ -61,6 +56,18 @@ class Client:
                 event = line.strip()
                 if event.startswith(DATA) and not event.endswith(DONE):
                     yield _chunk(event.removeprefix(DATA))
+
+    def _body(self, planned: Planned) -> dict[str, Any]:
+        body = {
+            "model": self._model,
+            "prompt": planned.prompt,
+            "max_tokens": planned.max_tokens,
+            "temperature": 0,
+            "stream": True,
+        }
+        if self._is_plain:
+            return body | {"prompt": " ".join(map(str, planned.prompt))}
+        return body | {"ignore_eos": True, "stream_options": {"include_usage": True}}
 
 
 def _chunk(data: bytes) -> dict[str, Any]:
@@ -77,10 +84,11 @@ def _is_piece(choice: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def connected(
-    url: str, model: str, answer_seconds: float
+    url: str, model: str, answer_seconds: float, *, is_plain: bool = False
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`; an empty `model` is the first that it serves.
 
+    A plain one sends nothing but fields of OpenAI's, and as prompts text.
     Raises aiohttp.ClientError or TimeoutError when nobody answers there.
     """
     async with aiohttp.ClientSession(
@@ -89,7 +97,7 @@ async def connected(
         connector=aiohttp.TCPConnector(limit=0),
         read_bufsize=1 << 20,
     ) as http:
-        yield Client(http, model or await _first_model(http))
+        yield Client(http, model or await _first_model(http), is_plain=is_plain)
 
 
 async def _first_model(http: aiohttp.ClientSession) -> str:

@@ -126,6 +126,14 @@ Repeats = Annotated[int, Option(min=1, max=1000, help="Runs with other prompts."
 VocabSize = Annotated[
     int, Option(min=200, help="Token ids of the prompts lie below it.")
 ]
+Plain = Annotated[
+    bool,
+    Option(
+        "--plain",
+        help="For servers that take only text and OpenAI's own fields: prompts are "
+        "numbers, one word for each token.",
+    ),
+]
 TTFTLimit = Annotated[
     float, Option("--ttft-slo", min=0, help="Of goodput, in ms; 0 is no limit.")
 ]

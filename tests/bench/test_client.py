@@ -121,6 +121,19 @@ async def test_the_request_is_what_every_server_knows(server: Server, url: str) 
     assert body["temperature"] == 0
 
 
+async def test_a_plain_client_sends_text(server: Server, url: str) -> None:
+    """
+    For servers that refuse ids and what OpenAI does not know: a word for each token.
+    """
+    async with connected(url, "m", 10, is_plain=True) as client:
+        outcome = await client.ask(ASKED)
+
+    (body,) = server.bodies
+    assert body["prompt"] == "200 201 202"
+    assert not body.keys() & {"ignore_eos", "stream_options"}
+    assert outcome.num_output_tokens == 3
+
+
 async def test_without_counts_a_piece_is_a_token(server: Server, url: str) -> None:
     """
     Not every server counts for its clients.

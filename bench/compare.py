@@ -1,0 +1,268 @@
+"""Tandem and its peers on this machine: same model, same client, same prompts, in turn.
+
+Each peer is a script in bench/peers that can `install` and `serve`; what it needs lies in
+a folder of its own. Figures of different days or machines do not compare: the ratios of
+one run do.
+
+    make bench-peers ARGS="--only tandem vllm --shape qwen2.5-0.5b"
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+from rich.table import Table
+
+from models import SHAPES, make
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
+START_SECONDS = 900  # the first start of some peers compiles for minutes
+STOP_SECONDS = 30
+MAX_MODEL_LEN = 2048
+OURS = "tandem"
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked, and which figure of `tandem bench` counts."""
+
+    title: str
+    figure: str
+    is_time: bool  # less is better
+    num_input: int
+    num_output: int
+    num_clients: int
+    num_requests: int
+
+    def options(self) -> list[str]:
+        return [
+            *("--input", str(self.num_input), "--output", str(self.num_output)),
+            *("--concurrency", str(self.num_clients)),
+            *("--requests", str(self.num_requests)),
+            *("--warm-up", str(2 * self.num_clients)),
+        ]
+
+
+LOADS = (
+    Load("TTFT of 512 tokens, ms", "TTFT p50, ms", True, 512, 2, 1, 16),
+    Load("TPOT of one stream, ms", "TPOT p50, ms", True, 64, 128, 1, 4),
+    Load("256/64, 8 at once, tokens/s", "output tokens/s", False, 256, 64, 8, 32),
+    Load("1024/128, 16 at once, tokens/s", "output tokens/s", False, 1024, 128, 16, 32),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to run one of the servers, and how to ask it."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    asking: Sequence[str] = ()  # options of `tandem bench`
+
+
+def servers(names: Sequence[str], homes: Path, model: Path, port: int) -> list[Server]:
+    return [
+        _ours(homes, model, port)
+        if name == OURS
+        else _peer(name, homes / name, model, port)
+        for name in names
+    ]
+
+
+def _ours(homes: Path, model: Path, port: int) -> Server:
+    argv = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
+    argv += ["--port", str(port), "--dtype", "bfloat16"]
+    argv += ["--max-model-len", str(MAX_MODEL_LEN), "--kv-blocks", "4096"]
+    return Server(OURS, [*argv, "--run-dir", str(homes / OURS)], {})
+
+
+def _peer(name: str, home: Path, model: Path, port: int) -> Server:
+    """The same for all: what differs is in its script."""
+    home.mkdir(parents=True, exist_ok=True)
+    env = {
+        "PEER_HOME": str(home),
+        "MODEL": str(model),
+        "PORT": str(port),
+        "MAX_MODEL_LEN": str(MAX_MODEL_LEN),
+        "TOKENIZER": str(ROOT / "models" / "demo"),
+    }
+    asking = ["--model", str(model), "--plain"] if name == "transformers-serve" else []
+    return Server(name, [str(HERE / "peers" / name), "serve"], env, asking)
+
+
+def install(server: Server) -> None:
+    if server.name != OURS:
+        script = server.argv[0]
+        subprocess.run(
+            [script, "install"], env={**os.environ, **server.env}, check=True
+        )
+
+
+@contextmanager
+def running(server: Server, port: int, log: Path) -> Iterator[str]:
+    """The server's address, as long as the block lasts."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            server.argv,
+            env={**os.environ, **server.env},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with console.status(f"starting {server.name}, log in {log}"):
+            _wait(url, process)
+        yield url
+    finally:
+        _stop(process)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"it ended with exit code {process.returncode}")
+        try:
+            with urlopen(f"{url}/health", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    raise RuntimeError(f"not healthy after {START_SECONDS} s")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(STOP_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def measured(server: Server, url: str, load: Load, repeats: int) -> dict[str, float]:
+    """Median, least and most of the load's figure."""
+    argv = [sys.executable, "-m", "tandem", "bench", "--url", url, "--json"]
+    argv += [*load.options(), "--repeats", str(repeats), *server.asking]
+    with console.status(f"{server.name}: {load.title}"):
+        report = json.loads(subprocess.check_output(argv))
+    failed = sum(run["num_failed"] for run in report["runs"])
+    if failed:
+        raise RuntimeError(f"{failed} requests failed: {report['runs'][0]['errors']}")
+    return dict(report["figures"][load.figure])
+
+
+Figures = dict[str, dict[str, dict[str, float]]]  # server, load, spread
+
+
+def ratio(load: Load, figures: Figures, peer: str) -> str:
+    """Ours to the peer's; less than one is faster for times, more for rates."""
+    try:
+        ours = figures[OURS][load.title]["median"]
+        theirs = figures[peer][load.title]["median"]
+    except KeyError:
+        return ""
+    return f"{ours / theirs:.2f}"
+
+
+def as_markdown(figures: Figures, shape: str) -> str:
+    titles = [load.title for load in LOADS]
+    lines = [
+        f"# {shape}, bfloat16, {date.today()}",
+        "",
+        f"{_processor()}, {os.cpu_count()} cores. `make bench-peers`: medians, and least to",
+        "most of the repeats; the client runs on the same cores.",
+        "",
+        "| server | " + " | ".join(titles) + " |",
+        "|---" * (len(titles) + 1) + "|",
+    ]
+    for name, loads in figures.items():
+        cells = [_cell(loads.get(title)) for title in titles]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Tandem's figure by the peer's:", ""]
+    lines += ["| peer | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for name in figures:
+        if name != OURS:
+            cells = [ratio(load, figures, name) for load in LOADS]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return "failed"
+    return f"{spread['median']:.1f} ({spread['least']:.1f} to {spread['most']:.1f})"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, "unknown processor")
+
+
+def as_table(figures: Figures) -> Table:
+    table = Table("server", *(load.title for load in LOADS))
+    for name, loads in figures.items():
+        table.add_row(name, *(_cell(loads.get(load.title)) for load in LOADS))
+    return table
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    known = [OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
+    parser = argparse.ArgumentParser(description="Compare servers on this machine.")
+    parser.add_argument("--only", nargs="+", choices=known, default=known)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-120m")
+    parser.add_argument("--homes", type=Path, default=ROOT / ".peers")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    homes = options.homes.resolve()
+    model = homes / "models" / options.shape
+    if not model.exists():
+        make(options.shape, model)
+    port = free_port()
+    figures: Figures = {}
+    for server in servers(options.only, homes, model, port):
+        loads = figures[server.name] = {}
+        try:
+            install(server)
+            with running(server, port, homes / f"{server.name}.log") as url:
+                for load in LOADS:
+                    loads[load.title] = measured(server, url, load, options.repeats)
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            console.print(f"[red]{server.name}: {error}")
+    path = RESULTS / f"{date.today()}-peers-{options.shape}.md"
+    path.write_text(as_markdown(figures, options.shape))
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        Console().print(as_table(figures))
+    console.print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
