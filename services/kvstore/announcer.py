@@ -4,6 +4,7 @@ Every handoff goes through here: prefill to decode, drain, and a worker's death.
 """
 
 import asyncio
+from itertools import islice
 
 import structlog
 from redis.asyncio import Redis
@@ -13,13 +14,14 @@ from kvstore.records import SequenceRecord
 from kvstore.store import Failure
 from mesh import metrics
 from mesh.connect import LOST
-from mesh.streams import MAX_DEAD_LETTERS, post, send
+from mesh.streams import MAX_DEAD_LETTERS, Letter, post, send, send_all
 from mesh.timing import pause
 from protocol import keys
 from protocol.messages import Failed, PrefillJob
 from protocol.wire import encode
 
 RETRY_SECONDS = 0.1
+AT_ONCE = 100  # announcements in one round trip
 
 logger = structlog.get_logger()
 
@@ -52,16 +54,16 @@ class Announcer:
         store = self._pool.store
         if store is None:
             return
-        while store.announcements:
-            record = store.parked(store.announcements[0])
-            if record is not None:
-                await self._announce(record)
-            store.announcements.popleft()
+        while due := list(islice(store.announcements, AT_ONCE)):
+            parked = filter(None, map(store.parked, due))
+            await send_all(self._redis, map(self._letter, parked))
+            for _ in due:
+                store.announcements.popleft()
         while store.failures:
             await self._bury(store.failures[0])
             store.failures.popleft()
 
-    async def _announce(self, record: SequenceRecord) -> None:
+    def _letter(self, record: SequenceRecord) -> Letter:
         job = record.next_job()
         name = self._pool.name
         is_prefill = isinstance(job, PrefillJob)
@@ -71,7 +73,7 @@ class Announcer:
             "reply_to": job.reply_to,
             "body": encode(job),
         }
-        await send(self._redis, stream, fields)
+        return Letter(stream, fields)
 
     async def _bury(self, failure: Failure) -> None:
         request = failure.request

@@ -101,6 +101,24 @@ async def test_what_was_adopted_meanwhile_is_not_announced(
     assert await redis.xlen(keys.decode("p")) == 1
 
 
+async def test_many_are_announced_in_their_order(
+    redis: Redis, pool: Pool, announcer: Announcer
+) -> None:
+    """
+    All that a worker leaves behind, whoever waited longest first.
+    """
+    assert pool.store
+    records = [decoding(pool, f"r{number}") for number in range(4)]
+
+    pool.store.park(map(held, records), "a")
+    announcer.wake()
+
+    await wait_until(lambda: not pool.store.announcements)
+    entries = await redis.xrange(keys.decode("p"))
+    jobs = [decode_job(fields[b"body"]) for _, fields in entries]
+    assert [job.request_id for job in jobs] == ["r0", "r1", "r2", "r3"]
+
+
 async def test_a_fatal_request_is_buried_and_its_client_told(
     redis: Redis, pool: Pool, announcer: Announcer
 ) -> None:
