@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-peers demo-model clean
+.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -45,6 +45,12 @@ bench-store: install ## What the store's operations cost.
 
 bench-memory: install ## How full the KV blocks are before the first preemption.
 	$(BIN)/python bench/memory.py $(ARGS)
+
+bench-scaling: install ## How long streams pause while workers come and go.
+	$(BIN)/python bench/scaling.py $(ARGS)
+
+bench-engine: install ## What a step of the engine costs, beside the machine's floor.
+	$(BIN)/python bench/engine.py $(ARGS)
 
 bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on this machine.
 	$(BIN)/python bench/compare.py $(ARGS)

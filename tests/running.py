@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 
+from tandem.rundir import address_of
+from tandem.scaling import Wanted, ask
+
 READY_SECONDS = 120
 STOP_SECONDS = 10
 
@@ -55,10 +58,10 @@ class RunningMesh:
         return len(self.pids("prefill")) == len(self.pids("decode")) == 2
 
     def scale(self, decode: int) -> None:
-        """Change the number of decode workers."""
-        command = [sys.executable, "-m", "tandem", "scale", f"decode={decode}"]
-        command += ["--run-dir", str(self.run_dir)]
-        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+        """Change the number of decode workers, as `tandem scale` does. Not by a process:
+        to start one stops this process for a while, and with it the clients in it.
+        """
+        ask(address_of(self.run_dir).sockets, Wanted(decode=decode))
 
     def kill(self, service: str) -> int:
         """`kill -9` one process of the service; returns its pid."""

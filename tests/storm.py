@@ -15,6 +15,7 @@ ASKED = [
     {"prompt": [1, 300 + number], "max_tokens": 120, "ignore_eos": True}
     for number in range(NUM_STREAMS)
 ]
+LONG_ANSWERS = [{**request, "max_tokens": 450} for request in ASKED]
 LONG_PROMPTS = [
     {"prompt": [1] + [300 + n % 100] * 400, "max_tokens": 10, "ignore_eos": True}
     for n in range(NUM_STREAMS)
