@@ -105,7 +105,7 @@ class Load:
         return Sample(
             blocks.num_referenced / blocks.num_blocks,
             self.store.num_live_tokens / slots,
-            self.store.num_preempted,
+            self.store.counts.preemptions,
         )
 
 

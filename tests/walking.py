@@ -294,7 +294,7 @@ class Walk:
             failure = self._store.failures.popleft()
             self._unfinished.discard(failure.request.request_id)
             self.happened[failure.reason] += 1
-        self.happened["preempted"] = self._store.num_preempted
+        self.happened["preempted"] = self._store.counts.preemptions
         self.happened["quarantined"] += self._store.blocks.num_quarantined
         self._store.check()
 

@@ -1,4 +1,4 @@
-"""/live, /ready and /metrics of a service, the same small application everywhere."""
+"""/live, /ready (or /health) and /metrics of a service, the same small application everywhere."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +9,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 
 def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> None:
-    """`/live`: the process runs. `/ready`: it would do its work."""
+    """`/live`: the process runs. `/ready`, which peers call `/health`: it would do its
+    work.
+    """
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"status": "live"})
@@ -26,6 +28,7 @@ def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> Non
 
     app.router.add_get("/live", live)
     app.router.add_get("/ready", ready)
+    app.router.add_get("/health", ready)
     app.router.add_get("/metrics", metrics)
 
 

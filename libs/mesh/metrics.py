@@ -62,3 +62,8 @@ PREFIX_CACHE_HITS = Counter(
 NUM_PREEMPTIONS = Counter(
     "tandem_num_preemptions_total", "Sequences that gave their KV blocks back."
 )
+PARKS = Counter("tandem_parks_total", "Sequences left in the store for another worker.")
+ADOPTIONS = Counter("tandem_adoptions_total", "Parked sequences that a worker took.")
+RECOVERIES = Counter(
+    "tandem_recoveries_total", "Sequences taken from workers that were lost."
+)

@@ -5,7 +5,7 @@ Each token carries its place in the output (`index`), so repeating an event is h
 the gateway takes only the next index.
 """
 
-from typing import Annotated, Literal, NewType
+from typing import Annotated, Any, Literal, NewType
 
 from pydantic import Field
 
@@ -99,6 +99,25 @@ class WorkerStatus(Message):
     ready: bool = False
 
 
+class PoolCounts(Message):
+    """What happened in a pool since its store started."""
+
+    queried_tokens: int = 0  # of prompts, looked up in the prefix cache
+    cached_tokens: int = 0  # of them, found there
+    preemptions: int = 0  # sequences that gave their KV blocks back
+    parks: int = 0  # sequences left in the store: handed off, drained, or lost
+    adoptions: int = 0  # parked sequences that a worker took
+    recoveries: int = 0  # sequences taken from workers that were lost
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of prompt tokens that the prefix cache had."""
+        return self.cached_tokens / max(1, self.queried_tokens)
+
+
+BLOCK_STATES = ("total", "free", "cached", "referenced", "quarantined")
+
+
 class PoolStatus(Message):
     """A pool's memory and what its model is, as its store tells it."""
 
@@ -116,6 +135,21 @@ class PoolStatus(Message):
     cached: int
     referenced: int
     quarantined: int
+    counts: PoolCounts = PoolCounts()
+
+    def summary(self) -> dict[str, Any]:
+        """As `tandem status --json` and `GET /v1/pools` show it."""
+        return {
+            "pool": self.pool,
+            "model": self.model,
+            "block_size": self.block_size,
+            "max_model_len": self.max_model_len,
+            "waiting": self.num_waiting,
+            "parked": self.num_parked,
+            "blocks": self.model_dump(include=set(BLOCK_STATES)),
+            "counts": self.counts.model_dump(),
+            "prefix_cache_hit_rate": round(self.counts.hit_rate, 4),
+        }
 
 
 Job = Annotated[PrefillJob | DecodeJob, Field(discriminator="type")]

@@ -13,11 +13,16 @@ from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
 from mesh.registry import living
 from protocol import keys
-from protocol.messages import PoolStatus, WorkerStatus, decode_status
+from protocol.messages import (
+    BLOCK_STATES,
+    PoolStatus,
+    WorkerStatus,
+    decode_status,
+)
 from tandem.rundir import is_alive
 
 ANSWER_SECONDS = 2.0
-BLOCK_STATES = ("total", "free", "cached", "referenced", "quarantined")
+EVENTS = ("preemptions", "parks", "adoptions", "recoveries")
 
 
 def show(redis_url: str, *, as_json: bool) -> None:
@@ -29,6 +34,7 @@ def show(redis_url: str, *, as_json: bool) -> None:
     console = Console()
     console.print(_process_table(everyone))
     console.print(_pool_table(pools))
+    console.print(_counts_table(pools))
 
 
 async def processes(redis: Redis) -> list[WorkerStatus]:
@@ -64,18 +70,7 @@ async def _statuses(redis: Redis, pattern: str) -> list[WorkerStatus | PoolStatu
 def _as_json(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, Any]:
     return {
         "processes": [process.model_dump(exclude={"type"}) for process in everyone],
-        "pools": [
-            {
-                "pool": pool.pool,
-                "model": pool.model,
-                "blocks": pool.model_dump(include=set(BLOCK_STATES)),
-                "block_size": pool.block_size,
-                "max_model_len": pool.max_model_len,
-                "waiting": pool.num_waiting,
-                "parked": pool.num_parked,
-            }
-            for pool in pools
-        ],
+        "pools": [pool.summary() for pool in pools],
     }
 
 
@@ -107,4 +102,17 @@ def _pool_table(pools: list[PoolStatus]) -> Table:
     for pool in pools:
         blocks = [str(getattr(pool, state)) for state in BLOCK_STATES]
         table.add_row(pool.pool, *blocks, str(pool.num_waiting), str(pool.num_parked))
+    return table
+
+
+def _counts_table(pools: list[PoolStatus]) -> Table:
+    table = Table(title="since the store started", title_justify="left")
+    table.add_column("pool")
+    for column in ("tokens", "cached", *EVENTS):
+        table.add_column(column, justify="right")
+    for pool in pools:
+        counts = pool.counts
+        events = [str(getattr(counts, event)) for event in EVENTS]
+        cached = f"{counts.hit_rate:.1%}"
+        table.add_row(pool.pool, str(counts.queried_tokens), cached, *events)
     return table

@@ -34,6 +34,17 @@ class Handlers:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{id:.+}", self.one_model)
+        app.router.add_get("/v1/pools", self.pools)
+
+    async def pools(self, _: web.Request) -> web.Response:
+        """The pool behind this gateway: its blocks, what happened there, who lives."""
+        members = sorted(self._view.members, key=lambda member: member.worker_id)
+        pool = self._view.status().summary() | {
+            "workers": [
+                member.model_dump(exclude={"type", "pool"}) for member in members
+            ]
+        }
+        return web.json_response({"object": "list", "data": [pool]})
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()

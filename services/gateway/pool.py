@@ -33,6 +33,7 @@ class PoolView:
         self._on_new_store = on_new_store
         self._status: PoolStatus | None = None
         self._seen_at = 0.0
+        self.members: list[WorkerStatus] = []  # who lives
         self.is_ready = False
 
     def status(self) -> PoolStatus:
@@ -59,14 +60,16 @@ class PoolView:
         """Read what every member of the pool says of itself."""
         members = await living(redis, keys.ALL_WORKERS)
         stores = await living(redis, keys.ALL_POOLS)
-        is_known, phases = False, set[str]()
+        is_known, phases, alive = False, set[str](), list[WorkerStatus]()
         for body in members + stores:
             match _read(body):
                 case PoolStatus(pool=self._name) as status:
                     self._see(status)
                     is_known = True
-                case WorkerStatus(pool=self._name, ready=True, phases=computed):
-                    phases.update(computed)
+                case WorkerStatus(pool=self._name) as member:
+                    alive.append(member)
+                    phases.update(member.phases if member.ready else ())
+        self.members = alive
         self.is_ready = is_known and phases >= PHASES
 
     def _see(self, status: PoolStatus) -> None:

@@ -144,4 +144,5 @@ class Pool:
             cached=blocks.num_cached,
             referenced=blocks.num_referenced,
             quarantined=blocks.num_quarantined,
+            counts=store.counts.message(),
         )

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator
 
 from kv.operations import Progress
 from kvstore.blocks import BlockPool
+from kvstore.counts import Counts
 from kvstore.line import Line
 from kvstore.prefixes import Prefixes
 from kvstore.records import SequenceRecord, Status
-from mesh import metrics
 from protocol.block_hash import BlockHash
 
 # The share of all blocks that admissions leave to the growth of those who run.
@@ -23,8 +23,9 @@ RESERVE = 0.01
 class Room:
     """The blocks of a pool, and the line of those who wait for some."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, counts: Counts) -> None:
         self.blocks = BlockPool(num_blocks)
+        self._counts = counts
         self._num_kept = round(RESERVE * num_blocks)
         self._line = Line()
         self._prefixes = Prefixes()
@@ -215,8 +216,7 @@ class Room:
     def _start(self, record: SequenceRecord, num_known: int) -> None:
         """Behind so many tokens, whose blocks it shares."""
         record.start_behind(num_known)
-        metrics.PREFIX_CACHE_QUERIES.inc(record.num_prompt_slots)
-        metrics.PREFIX_CACHE_HITS.inc(num_known)
+        self._counts.looked_up(record.num_prompt_slots, num_known)
 
     def _end_copies(self, record: SequenceRecord) -> None:
         """Its owner has made them, or nobody needs them any more."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from kv.operations import Advanced, Gone, Growth, Held, Progress, Queued, Record
 from kvstore.blocks import BlockPool
+from kvstore.counts import Counts
 from kvstore.records import SequenceRecord, Status
 from kvstore.room import Room
-from mesh import metrics
 from protocol.memory import KVGeometry
 from protocol.messages import PrefillJob, RequestId
 
@@ -39,10 +39,10 @@ class Store:
     def __init__(self, geometry: KVGeometry, num_blocks: int, max_waiting: int) -> None:
         self.geometry = geometry
         self._max_waiting = max_waiting
-        self._room = Room(num_blocks)
+        self.counts = Counts()
+        self._room = Room(num_blocks, self.counts)
         self.announcements: deque[RequestId] = deque()  # parked, and to be announced
         self.failures: deque[Failure] = deque()  # given up on: their clients must know
-        self.num_preempted = 0  # since the start
         self._num_admitted = 0
         self._records: dict[RequestId, SequenceRecord] = {}
         self._owned: dict[str, dict[RequestId, SequenceRecord]] = {}
@@ -108,6 +108,7 @@ class Store:
         record = self.parked(request_id)
         if record is None or record.generation != generation:
             return Gone()
+        self.counts.adopted()
         return self._adopt(record, worker_id)
 
     def advance(self, steps: Iterable[Progress], worker_id: str) -> Advanced:
@@ -209,6 +210,7 @@ class Store:
         """Its owner is lost: others go on, unless too many were lost with it."""
         record.num_deaths += 1
         if record.num_deaths < MAX_DEATHS:
+            self.counts.recovered()
             self._park(record)
         else:
             self.failures.append(Failure(record.request, DEADLY))
@@ -271,7 +273,10 @@ class Store:
                 self._demand(record)
         elif job.generation != record.generation:
             return Gone()
-        return self._adopt(record, worker_id) if self.parked(job.request_id) else Gone()
+        if record.status is not Status.PARKED:
+            return Gone()
+        self.counts.adopted()
+        return self._adopt(record, worker_id)
 
     def _adopt(self, record: SequenceRecord, worker_id: str) -> Record:
         record.status = Status.OWNED
@@ -292,6 +297,7 @@ class Store:
             self._room.wait(record)
             return
         record.status = Status.PARKED
+        self.counts.parked()
         self._announce(record)
 
     def _demand(self, record: SequenceRecord) -> None:
@@ -314,8 +320,7 @@ class Store:
         self._disown(record)
         record.is_preempted = record.is_recalled = False
         self._room.take_back(record)
-        self.num_preempted += 1
-        metrics.NUM_PREEMPTIONS.inc()
+        self.counts.preempted()
 
     def _announce(self, *records: SequenceRecord) -> None:
         self.announcements.extend(record.request_id for record in records)

@@ -289,3 +289,16 @@ async def test_request_id_is_echoed(
 
     assert echoed == "mine-1"
     assert len(made) == 32
+
+
+async def test_the_pool_shows_itself(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """Blocks, what happened there since its store started, and who lives."""
+    async with client.get("/v1/pools") as response:
+        (shown,) = (await response.json())["data"]
+
+    assert shown["blocks"]["free"] == 100
+    assert shown["counts"]["recoveries"] == 0
+    assert shown["prefix_cache_hit_rate"] == 0
+    assert {worker["service"] for worker in shown["workers"]} >= {"prefill", "decode"}

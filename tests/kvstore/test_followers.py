@@ -244,7 +244,7 @@ def test_followers_go_on_behind_a_preempted_leader(store: Store) -> None:
     store.admit(prefill_job("r2", 14, like="r1"), "b")
     store.advance([step(leader, 5)], "a")
     store.advance([step(older, 24, 54)], "a")
-    assert store.num_preempted == 1
+    assert store.counts.preemptions == 1
 
     store.release([held(older)], "a")
 

@@ -173,7 +173,7 @@ def test_what_a_request_computed_itself_does_not_count_as_cached(store: Store) -
     older = generated(store, prefill_job("r1", 20, max_tokens=9), 4)
     prefilled(store, prefill_job("r2", 13))
     store.advance([step(older, 24, 54)], "a")
-    assert store.num_preempted == 1
+    assert store.counts.preemptions == 1
 
     store.release([held(older)], "a")
 

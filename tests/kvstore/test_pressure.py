@@ -45,7 +45,7 @@ def test_growth_comes_before_admission(store: Store) -> None:
     advanced = store.advance([growing(running)], "a")
 
     assert [len(growth.block_ids) for growth in advanced.growth] == [1]
-    assert (store.num_preempted, announced(store)) == (0, [])
+    assert (store.counts.preemptions, announced(store)) == (0, [])
 
 
 def test_admission_leaves_a_reserve_for_growth() -> None:
@@ -76,7 +76,7 @@ def test_the_youngest_gives_way(store: Store) -> None:
 
     assert [growth.request_id for growth in advanced.growth] == [older.request_id]
     assert advanced.gone == (younger.request_id,)
-    assert (store.num_preempted, store.num_waiting) == (1, 1)
+    assert (store.counts.preemptions, store.num_waiting) == (1, 1)
 
 
 def test_the_youngest_gives_way_to_itself(store: Store) -> None:
@@ -160,13 +160,13 @@ def test_another_worker_s_sequence_is_taken_after_its_step(store: Store) -> None
     older, younger = crowded(store, worker="b")
 
     stalled = store.advance([growing(older)], "a")
-    before = store.num_preempted
+    before = store.counts.preemptions
     advanced = store.advance([step(younger, 14, 51)], "b")
 
     assert stalled.gone == (older.request_id,)
     assert before == 0
     assert advanced.gone == (younger.request_id,)
-    assert store.num_preempted == 1
+    assert store.counts.preemptions == 1
 
 
 def test_who_grows_waits_for_that_with_its_blocks(store: Store) -> None:
@@ -243,7 +243,7 @@ def test_of_those_who_stall_the_youngest_gives_way(store: Store) -> None:
     store.expire("b")  # and what it may write to is lost for now
 
     assert [record.request_id for record in announced(store)] == ["r1"]
-    assert store.num_preempted == 2
+    assert store.counts.preemptions == 2
 
 
 def test_the_preempted_come_before_newcomers(store: Store) -> None:
@@ -271,7 +271,7 @@ def test_a_pool_is_full_before_anybody_is_preempted() -> None:
         job = prefill_job(f"r{number}", 8 + number % 5, max_tokens=100)
         worker.adopt(admitted(store, job), salt="")
 
-    while not store.num_preempted:
+    while not store.counts.preemptions:
         num_live_blocks = store.blocks.num_referenced
         worker.begin([(r, r.num_missing_tokens) for r in worker.unfinished()])
         worker.finish()

@@ -171,7 +171,7 @@ def test_without_room_for_the_copy_it_starts_again(store: Store) -> None:
 
     store.expire("a")
 
-    assert (store.num_preempted, announced(store)) == (1, [])
+    assert (store.counts.preemptions, announced(store)) == (1, [])
     store.release([held(other)], "b")
     (heir,) = adopted(store, "b")
     assert heir.block_table[:2] == hung_record.block_table[:2]

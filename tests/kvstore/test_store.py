@@ -275,3 +275,20 @@ def test_an_earlier_attempt_that_comes_late_changes_no_address(store: Store) -> 
 
     (heir,) = adopted(store, "b")
     assert heir.reply_to == "g2"
+
+
+def test_what_happened_is_counted(store: Store) -> None:
+    """
+    Handed off and adopted, lost and recovered, and what the prefix cache gave.
+    """
+    first = prefilled(store, prefill_job("r1", num_tokens=9))
+    store.park([held(first)], "a")
+    adopted(store, "b")
+    store.detach("b")
+    admitted(store, prefill_job("r2", num_tokens=9, like="r1"))
+
+    counts = store.counts.message()
+
+    assert (counts.parks, counts.adoptions, counts.recoveries) == (2, 1, 1)
+    assert (counts.queried_tokens, counts.cached_tokens) == (18, 8)
+    assert counts.preemptions == 0

@@ -24,7 +24,8 @@ async def get(port: int, path: str) -> tuple[int, str]:
 
 async def test_a_starting_service_is_live_but_not_ready() -> None:
     """
-    /live answers from the start, /ready only once the service would do its work.
+    /live answers from the start, /ready only once the service would do its work; other
+    servers call that /health.
     """
     port, ready = free_port(), False
     async with health_server(port, lambda: ready):
@@ -32,8 +33,9 @@ async def test_a_starting_service_is_live_but_not_ready() -> None:
         before, _ = await get(port, "/ready")
         ready = True
         after, _ = await get(port, "/ready")
+        health, _ = await get(port, "/health")
 
-    assert (live, before, after) == (200, 503, 200)
+    assert (live, before, after, health) == (200, 503, 200, 200)
 
 
 async def test_metrics_are_in_prometheus_s_format() -> None:

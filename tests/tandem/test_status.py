@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from protocol import keys
-from protocol.messages import PoolStatus, WorkerStatus
+from protocol.messages import PoolCounts, PoolStatus, WorkerStatus
 from protocol.wire import encode
 from tandem.status import show
 
@@ -28,6 +28,14 @@ POOL = PoolStatus(
     cached=3,
     referenced=2,
     quarantined=1,
+    counts=PoolCounts(
+        queried_tokens=80,
+        cached_tokens=20,
+        preemptions=5,
+        parks=6,
+        adoptions=7,
+        recoveries=8,
+    ),
 )
 
 
@@ -84,6 +92,8 @@ async def test_json_lists_processes_and_blocks(
         "referenced": 2,
         "quarantined": 1,
     }
+    assert pool["prefix_cache_hit_rate"] == 0.25
+    assert pool["counts"]["recoveries"] == 8
 
 
 async def test_a_dead_process_of_this_machine_is_left_out(
@@ -106,7 +116,7 @@ async def test_a_person_reads_tables(
     redis: Redis, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    Without --json the same facts are two tables.
+    Without --json the same facts are tables.
     """
     await register(redis, worker("decode-1", os.getpid(), socket.gethostname()))
 
@@ -115,3 +125,5 @@ async def test_a_person_reads_tables(
     printed = capsys.readouterr().out
     assert "decode-1" in printed
     assert "referenced" in printed
+    assert "25.0%" in printed
+    assert "recoveries" in printed
