@@ -50,7 +50,7 @@ bench-scaling: install ## How long streams pause while workers come and go.
 	$(BIN)/python bench/scaling.py $(ARGS)
 
 bench-engine: install ## What a step of the engine costs, beside the machine's floor.
-	$(BIN)/python bench/engine.py $(ARGS)
+	$(BIN)/python bench/steps.py $(ARGS)
 
 bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on this machine.
 	$(BIN)/python bench/compare.py $(ARGS)
