@@ -1,12 +1,13 @@
 """A whole mesh as its users run it: `tandem up`, real processes, HTTP from outside."""
 
-import json
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import psutil
 
 from tandem.rundir import address_of
 from tandem.scaling import Wanted, ask
+from tandem.status import as_dict, read
 
 READY_SECONDS = 120
 STOP_SECONDS = 10
@@ -32,9 +34,10 @@ class RunningMesh:
         self.up = up
 
     def status(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "tandem", "status", "--json"]
-        command += ["--run-dir", str(self.run_dir)]
-        return dict(json.loads(subprocess.check_output(command, timeout=30)))
+        """As `tandem status --json`, without a process that would take the cores."""
+        url = address_of(self.run_dir).redis_url
+        with ThreadPoolExecutor(1) as thread:  # it runs a loop of its own
+            return as_dict(*thread.submit(asyncio.run, read(url)).result(timeout=30))
 
     def pids(self, service: str) -> list[int]:
         """The living processes of a service."""

@@ -27,9 +27,9 @@ EVENTS = ("preemptions", "parks", "adoptions", "recoveries")
 
 def show(redis_url: str, *, as_json: bool) -> None:
     """Print the state of every process and pool that this Redis knows."""
-    everyone, pools = asyncio.run(_read(redis_url))
+    everyone, pools = asyncio.run(read(redis_url))
     if as_json:
-        print(json.dumps(_as_json(everyone, pools), indent=2))
+        print(json.dumps(as_dict(everyone, pools), indent=2))
         return
     console = Console()
     console.print(_process_table(everyone))
@@ -49,7 +49,7 @@ async def processes(redis: Redis) -> list[WorkerStatus]:
     ]
 
 
-async def _read(redis_url: str) -> tuple[list[WorkerStatus], list[PoolStatus]]:
+async def read(redis_url: str) -> tuple[list[WorkerStatus], list[PoolStatus]]:
     try:
         async with asyncio.timeout(ANSWER_SECONDS), connect(redis_url) as redis:
             everyone = await processes(redis)
@@ -67,7 +67,7 @@ async def _statuses(redis: Redis, pattern: str) -> list[WorkerStatus | PoolStatu
     return [decode_status(body) for body in await living(redis, pattern)]
 
 
-def _as_json(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, Any]:
+def as_dict(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, Any]:
     return {
         "processes": [process.model_dump(exclude={"type"}) for process in everyone],
         "pools": [pool.summary() for pool in pools],
