@@ -1,10 +1,9 @@
 """How long streams pause while workers come and go.
 
-Starts a mesh on a model of 120 million parameters with two decode workers, streams answers from it, takes a
-decode worker away in mid-sentence and gives it back in the next run. Of each stream the
-longest gap between two tokens is found, and how many steps it missed meanwhile: the tokens
-that another stream got, but for the one that all get. The runs in which nothing happens
-show what this machine does by itself.
+Starts a mesh on a model of 120 million parameters with two decode workers, streams answers
+from it, takes a decode worker away in mid-sentence and gives it back in the next run. Of
+each stream the longest pause is found, and how many steps it missed meanwhile. The runs in
+which nothing happens show what this machine does by itself.
 
     make bench-scaling ARGS="--streams 8 --rounds 5"
 """
@@ -17,9 +16,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.client import connected
-from bench.measures import Outcome
+from bench.measures import Outcome, pause
 from bench.workload import fixed
 from mesh.timing import every
 from models import make
@@ -96,13 +94,6 @@ async def _num_decoding(http: aiohttp.ClientSession) -> int:
     return sum(w["ready"] and "decode" in w["phases"] for w in workers)
 
 
-def pause(outcome: Outcome, others: Sequence[Outcome]) -> tuple[float, int]:
-    """The longest of one stream, in milliseconds and in steps missed."""
-    began, ended = max(pairwise(outcome.times), key=lambda gap: gap[1] - gap[0])
-    gained = max(sum(began < t <= ended for t in other.times) for other in others)
-    return 1000 * (ended - began), gained - 1
-
-
 def measured(num_streams: int, num_rounds: int) -> dict[str, dict[str, float]]:
     """Of each scenario the pauses of all its streams, and how long a step is."""
     seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SCENARIOS}
@@ -120,14 +111,15 @@ def measured(num_streams: int, num_rounds: int) -> dict[str, dict[str, float]]:
                 )
                 if failed := [s.error for s in streams if not s.is_answered]:
                     raise SystemExit(f"{len(failed)} streams failed: {failed[0]}")
-                seen[name] += [pause(each, streams) for each in streams]
+                everyone = [each.times for each in streams]
+                seen[name] += [pause(times, everyone) for times in everyone]
                 steps += [each.tpot or 0.0 for each in streams]
             asyncio.run(both_ready(url))
     figures = {
         name: {
             "streams": len(pauses),
-            "pause_ms_median": median(ms for ms, _ in pauses),
-            "pause_ms_most": max(ms for ms, _ in pauses),
+            "pause_ms_median": 1000 * median(seconds for seconds, _ in pauses),
+            "pause_ms_most": 1000 * max(seconds for seconds, _ in pauses),
             "steps_missed_median": median(missed for _, missed in pauses),
             "steps_missed_most": max(missed for _, missed in pauses),
         }

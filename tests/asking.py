@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -21,11 +20,6 @@ class Streamed:
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     times: list[float] = field(default_factory=list, compare=False)  # of each token
-
-    @property
-    def longest_pause(self) -> tuple[float, float]:
-        """Between two tokens, from when to when; the time to the first token is none."""
-        return max(pairwise(self.times), key=lambda pause: pause[1] - pause[0])
 
 
 async def complete(url: str, **request: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 from asking import Streamed, stream
 from running import RunningMesh
 
+from bench.measures import pause
+
 NUM_STREAMS = 32
 ASKED = [
     {"prompt": [1, 300 + number], "max_tokens": 120, "ignore_eos": True}
@@ -49,16 +51,9 @@ async def undisturbed(
 
 def remember(scenario: str, answers: Sequence[Streamed]) -> None:
     """How long its clients waited, for the summary at the end of the tests."""
-    pauses.setdefault(scenario, []).extend(_pause(each, answers) for each in answers)
-
-
-def _pause(answer: Streamed, answers: Sequence[Streamed]) -> tuple[float, int]:
-    """The longest of one stream: its seconds, and the steps that it missed meanwhile,
-    which are the tokens that another stream got, but for the one that all get.
-    """
-    began, ended = answer.longest_pause
-    gained = max(sum(began < t <= ended for t in other.times) for other in answers)
-    return ended - began, gained - 1
+    everyone = [answer.times for answer in answers]
+    seen = (pause(times, everyone) for times in everyone)
+    pauses.setdefault(scenario, []).extend(seen)
 
 
 def once_at(num_tokens: int, act: Callable[[], object]) -> Callable[[int], None]:

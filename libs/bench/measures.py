@@ -47,6 +47,19 @@ class Outcome:
         return [after - before for before, after in pairwise(self.times)]
 
 
+def pause(
+    times: Sequence[float], everyone: Iterable[Sequence[float]]
+) -> tuple[float, int]:
+    """The longest of one stream: its seconds, and the steps that it missed meanwhile,
+    which are the tokens that another stream got, but for the one that all get.
+
+    Times are those of tokens, at least two; the time to the first token is no pause.
+    """
+    began, ended = max(pairwise(times), key=lambda gap: gap[1] - gap[0])
+    gained = max(sum(began < t <= ended for t in others) for others in everyone)
+    return ended - began, gained - 1
+
+
 @dataclass(frozen=True, slots=True)
 class SLO:
     """Limits in seconds; None is no limit."""

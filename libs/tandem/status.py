@@ -50,6 +50,7 @@ async def processes(redis: Redis) -> list[WorkerStatus]:
 
 
 async def read(redis_url: str) -> tuple[list[WorkerStatus], list[PoolStatus]]:
+    """All that lives; ConfigurationError when this Redis does not answer."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS), connect(redis_url) as redis:
             everyone = await processes(redis)
@@ -68,6 +69,7 @@ async def _statuses(redis: Redis, pattern: str) -> list[WorkerStatus | PoolStatu
 
 
 def as_dict(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, Any]:
+    """What `--json` prints."""
     return {
         "processes": [process.model_dump(exclude={"type"}) for process in everyone],
         "pools": [pool.summary() for pool in pools],

@@ -1,6 +1,6 @@
 """What happened in a pool since its store started: for its heartbeat and Prometheus."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mesh import metrics
 from protocol.messages import PoolCounts
@@ -40,11 +40,4 @@ class Counts:
         metrics.RECOVERIES.inc()
 
     def message(self) -> PoolCounts:
-        return PoolCounts(
-            queried_tokens=self.queried_tokens,
-            cached_tokens=self.cached_tokens,
-            preemptions=self.preemptions,
-            parks=self.parks,
-            adoptions=self.adoptions,
-            recoveries=self.recoveries,
-        )
+        return PoolCounts(**asdict(self))

@@ -134,6 +134,8 @@ class _Peer:
         self._loop.remove_writer(self._connection)
 
     def _guarded(self, act: Callable[[], None]) -> None:
+        if self.ended.done():
+            return  # what it still asks came too late
         try:
             act()
         except (BlockingIOError, InterruptedError):

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from bench.measures import SLO, Distribution, Outcome, Spread, measured, quantile
+from bench.measures import SLO, Distribution, Outcome, Spread, measured, pause, quantile
 
 
 def outcome(sent: float, *times: float, num_tokens: int = 0) -> Outcome:
@@ -127,3 +127,16 @@ def test_a_spread_is_of_the_repeats() -> None:
     spread = Spread.of([3.0, 1.0, 2.0])
 
     assert (spread.median, spread.least, spread.most) == (2.0, 1.0, 3.0)
+
+
+def test_a_pause_is_counted_in_the_steps_of_others() -> None:
+    """
+    While one stream waited others got tokens; who waits with all misses nothing.
+    """
+    stuck, running = (1.0, 1.1, 1.5, 1.6), (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+
+    seconds, missed = pause(stuck, [stuck, running])
+    _, together = pause(stuck, [stuck, stuck])
+
+    assert seconds == pytest.approx(0.4)
+    assert (missed, together) == (3, 0)
