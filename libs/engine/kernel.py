@@ -6,11 +6,25 @@ The running maximum and sum of each softmax are those of Milakov & Gimelshein 20
 Everything is accumulated in float32. Knows arrays only; bfloat16 comes as uint16 bits.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from engine.compiled import compiled
+from engine.elementwise import exponentials, narrow, widen
+from engine.vectors import (
+    Part,
+    greatest_of,
+    moved,
+    multiply_add,
+    prefetch,
+    start_of,
+)
+
+# Keys scored between two updates of the softmax: few enough that they stay in cache.
+KEYS_AT_ONCE = 128
+AHEAD = 2
 
 Array = Any  # numba sees numpy arrays; their dtypes are told in the docstrings
 
@@ -40,6 +54,15 @@ class Rule(NamedTuple):
     softcap: float
 
 
+class Sight(NamedTuple):
+    """Which of the keys at hand, numbered from zero, the rows of a tile see."""
+
+    position: int  # of the first token, counted from the first key at hand
+    num_tokens: int
+    group: int  # rows of each token
+    window: int
+
+
 class Running(NamedTuple):
     """A tile's softmax so far, one entry per query row; all float32."""
 
@@ -48,25 +71,7 @@ class Running(NamedTuple):
     answer: Array  # [rows, v_head_dim] sum of exp(score - greatest) x value
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile on first call, and keep the machine code on disk where that is possible.
-
-    Sums may be reordered, which vectorises them. The flags that assume away infinities
-    and NaN are left out: a broken value must stay visible, in its own row only.
-    """
-    options["fastmath"] = {"reassoc", "contract", "nsz"}
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            kernel = njit(cache=True, **options)(function)
-        except RuntimeError:  # no writable folder anywhere: compile in each process
-            kernel = njit(**options)(function)
-        return kernel  # type: ignore[no-any-return]
-
-    return decorate
-
-
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def paged_attention(
     new: tuple[Array, Array, Array],
     output: Array,
@@ -82,8 +87,8 @@ def paged_attention(
     of every tile is a task of its own.
     """
     query, key, value = new
-    _store(key, layer, layer.k_offset, step.slot_mapping)
-    _store(value, layer, layer.v_offset, step.slot_mapping)
+    _store_keys(key, layer, step.slot_mapping)
+    _store_values(value, layer, step.slot_mapping)
     num_tiles = step.tiles.shape[0]
     for task in prange(num_tiles * key.shape[1]):
         # Head by head, so that threads divide heads first and tiles of one head last.
@@ -100,17 +105,30 @@ def paged_attention(
         )
 
 
-@_compiled()
-def _store(new: Array, layer: LayerBlocks, offset: int, slot_mapping: Array) -> None:
-    num_tokens, num_heads, dim = new.shape
+@compiled()
+def _store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
+    num_tokens, num_heads, dim = keys.shape
+    size = layer.block_size
     for token in range(num_tokens):
-        block, row = divmod(slot_mapping[token], layer.block_size)
+        block, slot = divmod(slot_mapping[token], size)
+        memory = layer.memory[block]
         for head in range(num_heads):
-            first = offset + (head * layer.block_size + row) * dim
-            layer.memory[block, first : first + dim] = new[token, head]
+            first = layer.k_offset + head * dim * size + slot
+            for d in range(dim):
+                memory[first + d * size] = keys[token, head, d]
 
 
-@_compiled()
+@compiled()
+def _store_values(values: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
+    num_tokens, num_heads, dim = values.shape
+    for token in range(num_tokens):
+        block, slot = divmod(slot_mapping[token], layer.block_size)
+        for head in range(num_heads):
+            first = layer.v_offset + (head * layer.block_size + slot) * dim
+            layer.memory[block, first : first + dim] = values[token, head]
+
+
+@compiled()
 def _attend_tile(
     query: Array,
     output: Array,
@@ -122,39 +140,120 @@ def _attend_tile(
 
     query and output are [count, group, dim]; token i has position `position + i`.
     """
-    layer, table, kv_head = paged
-    count, group, k_dim = query.shape
-    v_dim, size = output.shape[2], layer.block_size
+    layer, table, _ = paged
+    count, group, _ = query.shape
+    size, v_dim = layer.block_size, output.shape[2]
     queries = _scaled(query, rule.scaling)
     running = Running(
         np.full(count * group, -np.inf, np.float32),
         np.zeros(count * group, np.float32),
         np.zeros((count * group, v_dim), np.float32),
     )
-    keys = np.empty((size, k_dim), np.float32)
-    values = np.empty((size, v_dim), np.float32)
-    scores = np.empty(size, np.float32)
-    first_seen = max(0, position - rule.window + 1) if rule.window > 0 else 0
-    for index in range(first_seen // size, (position + count - 1) // size + 1):
-        start = index * size
-        # Slots after the last token hold what an earlier owner left: never read them.
-        filled = min(size, position + count - start)
-        block = layer.memory[table[index]]
-        _load(block, layer.k_offset + kv_head * size * k_dim, keys[:filled])
-        _load(block, layer.v_offset + kv_head * size * v_dim, values[:filled])
-        for row in range(count * group):
-            last = min(size, position + row // group + 1 - start)
-            first = 0
-            if rule.window > 0:
-                first = max(0, position + row // group + 1 - rule.window - start)
-            if first < last:
-                seen = scores[first:last]
-                _score(queries[row], keys[first:last], rule.softcap, seen)
-                _absorb(seen, values[first:last], running, row)
+    at_once = max(1, KEYS_AT_ONCE // size)
+    weights = np.empty((count * group, at_once * size), np.float32)
+    num_blocks = (position + count - 1) // size + 1
+    for first in range(_first_seen(position, rule) // size, num_blocks, at_once):
+        blocks = table[first : min(first + at_once, num_blocks)]
+        sight = Sight(position - first * size, count, group, rule.window)
+        _score(queries, blocks, paged, rule.softcap, weights)
+        _weigh(weights, sight, len(blocks) * size, running)
+        _add_values(weights, blocks, paged, sight, running.answer)
     _finish(running, output)
 
 
-@_compiled()
+@compiled()
+def _first_seen(position: int, rule: Rule) -> int:
+    """The first key that a query at this position may see."""
+    return max(0, position - rule.window + 1) if rule.window > 0 else 0
+
+
+@compiled()
+def _seen(sight: Sight, token: int) -> tuple[int, int]:
+    """Which keys a token of the tile sees: from, to (not included)."""
+    end = sight.position + token + 1
+    return (max(0, end - sight.window) if sight.window > 0 else 0), end
+
+
+@compiled()
+def _score(
+    queries: Array,
+    blocks: Array,
+    paged: tuple[LayerBlocks, Array, int],
+    softcap: float,
+    scores: Array,
+) -> None:
+    """Every query row with every slot of the blocks, what it may not see included."""
+    layer, _, kv_head = paged
+    num_rows, dim = queries.shape
+    size = layer.block_size
+    scores[:] = 0.0
+    left = Part(start_of(queries), 0, dim)
+    memory, block_elements = start_of(layer.memory), layer.memory.shape[1]
+    for i in range(len(blocks)):
+        first = blocks[i] * block_elements + kv_head * dim * size
+        keys = Part(memory, first + layer.k_offset, size)
+        if i + AHEAD < len(blocks):
+            after = blocks[i + AHEAD] * block_elements + kv_head * dim * size
+            prefetch(memory, after + layer.k_offset, dim * size)
+        prefetch(memory, first + layer.v_offset, dim * size)
+        out = Part(start_of(scores), i * size, scores.shape[1])
+        multiply_add(out, left, keys, (num_rows, dim, size))
+    if softcap > 0.0:
+        for row in range(num_rows):
+            for j in range(len(blocks) * size):
+                scores[row, j] = softcap * np.tanh(scores[row, j] / softcap)
+
+
+@compiled()
+def _weigh(weights: Array, sight: Sight, num_keys: int, running: Running) -> None:
+    """Make scores into weights of the running softmax; zero for what is not seen."""
+    for row in range(sight.num_tokens * sight.group):
+        first, end = _seen(sight, row // sight.group)
+        first, end = min(first, num_keys), min(end, num_keys)
+        weights[row, :first] = 0.0
+        weights[row, end:num_keys] = 0.0
+        if first < end:
+            _absorb(weights[row, first:end], running, row)
+
+
+@compiled()
+def _add_values(
+    weights: Array,
+    blocks: Array,
+    paged: tuple[LayerBlocks, Array, int],
+    sight: Sight,
+    answer: Array,
+) -> None:
+    """answer += weights @ values, never touching a value that a row does not see."""
+    layer, _, kv_head = paged
+    dim, size = answer.shape[1], layer.block_size
+    all_from, _ = _seen(sight, sight.num_tokens - 1)
+    _, all_to = _seen(sight, 0)
+    memory, block_elements = start_of(layer.memory), layer.memory.shape[1]
+    out = Part(start_of(answer), 0, dim)
+    for i in range(len(blocks)):
+        first = blocks[i] * block_elements + layer.v_offset + kv_head * size * dim
+        values = Part(memory, first, dim)
+        start, stop = i * size, (i + 1) * size
+        left = Part(start_of(weights), start, weights.shape[1])
+        if all_from <= start and stop <= all_to:
+            rows = sight.num_tokens * sight.group
+            multiply_add(out, left, values, (rows, size, dim))
+            continue
+        for token in range(sight.num_tokens):
+            first, end = _seen(sight, token)
+            first, end = max(first, start), min(end, stop)
+            if first < end:
+                row = token * sight.group
+                multiply_add(
+                    moved(out, row, 0),
+                    moved(left, row, first - start),
+                    moved(values, first - start, 0),
+                    (sight.group, end - first, dim),
+                )
+
+
+@compiled()
 def _scaled(query: Array, scaling: float) -> Array:
     """[count, group, dim] as float32 [count x group, dim], scaled once for all keys."""
     count, group, dim = query.shape
@@ -162,79 +261,36 @@ def _scaled(query: Array, scaling: float) -> Array:
     for token in range(count):
         for head in range(group):
             row = queries[token * group + head]
-            _widen(query[token, head], row)
+            widen(query[token, head], row)
             for d in range(dim):
                 row[d] *= np.float32(scaling)
     return queries
 
 
-@_compiled()
-def _load(block: Array, offset: int, rows: Array) -> None:
-    """Read rows of one head, which lie next to each other, as float32."""
-    _widen(block[offset : offset + rows.size], rows.reshape(rows.size))
-
-
-@_compiled()
-def _score(query: Array, keys: Array, softcap: float, scores: Array) -> None:
-    for j in range(scores.shape[0]):
-        score = np.float32(0.0)
-        for d in range(query.shape[0]):
-            score += query[d] * keys[j, d]
-        scores[j] = score
-    if softcap > 0.0:
-        for j in range(scores.shape[0]):
-            scores[j] = softcap * np.tanh(scores[j] / softcap)
-
-
-@_compiled()
-def _absorb(scores: Array, values: Array, running: Running, row: int) -> None:
-    """Take the scores of one more block of keys into a query row's softmax."""
-    answer, before, peak = running.answer[row], running.greatest[row], scores.max()
+@compiled()
+def _absorb(scores: Array, running: Running, row: int) -> None:
+    """Take more scores into a query row's softmax, and make them its weights."""
+    before, peak = (
+        running.greatest[row],
+        greatest_of(start_of(scores), 0, scores.shape[0]),
+    )
     if before == -np.inf and peak == -np.inf:
-        return  # every key so far has weight zero, and exp(-inf + inf) is no weight
+        scores[:] = 0.0  # exp(-inf + inf) is no weight
+        return
     greatest = max(before, peak)
     running.greatest[row] = greatest
-    _exponentials(scores, greatest)
+    exponentials(scores, greatest)
     if before != greatest:
         shrink = np.exp(before - greatest)
         running.total[row] *= shrink
-        answer *= shrink
-    running.total[row] += scores.sum()
-    _add_weighted(scores, values, answer)
-
-
-@_compiled()
-def _add_weighted(weights: Array, values: Array, answer: Array) -> None:
-    """answer += weights @ values, four keys for each time the answer is touched."""
-    for j in range(weights.shape[0]):
-        for d in range(answer.shape[0]):
-            answer[d] += weights[j] * values[j, d]
-
-
-@_compiled()
-def _exponentials(scores: Array, greatest: float) -> None:
-    """exp(score - greatest) in place, by arithmetic that vectorises; libm's does not.
-
-    2^y = 2^n 2^f with n the nearest whole number: 2^n is an exponent's bits, 2^f its
-    Taylor polynomial, off by 1.2e-7. NaN stays NaN; below 2^-126 a weight is zero.
-    """
+        running.answer[row] *= shrink
+    total = np.float32(0.0)
     for j in range(scores.shape[0]):
-        y = (scores[j] - greatest) * np.float32(1.4426950408889634)
-        n = np.floor(y + np.float32(0.5))
-        f = y - n
-        power = np.float32(1.5403530e-4)
-        power = power * f + np.float32(1.3333558e-3)
-        power = power * f + np.float32(9.6181291e-3)
-        power = power * f + np.float32(5.5504109e-2)
-        power = power * f + np.float32(2.4022651e-1)
-        power = power * f + np.float32(6.9314718e-1)
-        power = power * f + np.float32(1.0)
-        bits = (np.int32(n) + np.int32(127)) << np.int32(23)
-        weight = power * np.int32(bits).view(np.float32)
-        scores[j] = np.float32(0.0) if y < np.float32(-126.0) else weight
+        total += scores[j]
+    running.total[row] += total
 
 
-@_compiled()
+@compiled()
 def _finish(running: Running, output: Array) -> None:
     count, group, dim = output.shape
     for token in range(count):
@@ -242,32 +298,4 @@ def _finish(running: Running, output: Array) -> None:
             row = token * group + head
             for d in range(dim):
                 running.answer[row, d] /= running.total[row]
-            _narrow(running.answer[row], output[token, head])
-
-
-@_compiled()
-def _widen(source: Array, target: Array) -> None:
-    """Copy into float32; bfloat16 is the upper half of a float32."""
-    if source.itemsize == 2:
-        words = target.view(np.uint32)
-        for i in range(source.shape[0]):
-            words[i] = np.uint32(source[i]) << np.uint32(16)
-    else:
-        for i in range(source.shape[0]):
-            target[i] = source[i]
-
-
-@_compiled()
-def _narrow(source: Array, target: Array) -> None:
-    """Copy from float32, to bfloat16 by rounding to nearest even; NaN stays NaN."""
-    if target.itemsize == 2:
-        words = source.view(np.uint32)
-        for i in range(source.shape[0]):
-            odd = (words[i] >> np.uint32(16)) & np.uint32(1)
-            rounded = words[i] + np.uint32(0x7FFF) + odd
-            if source[i] != source[i]:
-                rounded = words[i] | np.uint32(0x400000)
-            target[i] = rounded >> np.uint32(16)
-    else:
-        for i in range(source.shape[0]):
-            target[i] = source[i]
+            narrow(running.answer[row], output[token, head])

@@ -20,8 +20,7 @@ class ReferenceAttention:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
-        keys = self._paged(self.blocks.k_offsets[layer], key)
-        values = self._paged(self.blocks.v_offsets[layer], value)
+        keys, values = self._paged(layer, key, value)
         slots = torch.from_numpy(self.batch.slot_mapping)
         block, offset = slots // self.blocks.block_size, slots % self.blocks.block_size
         keys[block, :, offset] = key
@@ -37,13 +36,18 @@ class ReferenceAttention:
             )
         return output
 
-    def _paged(self, offset: int, like: Tensor) -> Tensor:
-        """K or V of one layer as [num_blocks, num_kv_heads, block_size, head_dim]."""
-        _, heads, dim = like.shape
-        memory = torch.from_numpy(self.blocks.memory).view(like.dtype)
+    def _paged(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer's K and V, both as [num_blocks, num_kv_heads, block_size, dim]."""
         size = self.blocks.block_size
-        part = memory[:, offset : offset + heads * size * dim]
-        return part.view(-1, heads, size, dim)
+        memory = torch.from_numpy(self.blocks.memory).view(key.dtype)
+
+        def part(offset: int, *shape: int) -> Tensor:
+            end = offset + torch.Size(shape).numel()
+            return memory[:, offset:end].view(-1, *shape)
+
+        k_offset, v_offset = self.blocks.k_offsets[layer], self.blocks.v_offsets[layer]
+        keys = part(k_offset, key.shape[1], key.shape[2], size).transpose(2, 3)
+        return keys, part(v_offset, value.shape[1], size, value.shape[2])
 
 
 def _in_order(blocks: Tensor, count: int) -> Tensor:

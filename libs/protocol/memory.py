@@ -4,9 +4,11 @@ A KV block holds `block_size` tokens of every layer in one contiguous run of byt
 layer after layer, K before V:
 
     block = [ layer 0: K | V ][ layer 1: K | V ] ...
-    K     = [num_kv_heads, block_size, k_head_dim]      V = [.., .., v_head_dim]
+    K     = [num_kv_heads, k_head_dim, block_size]
+    V     = [num_kv_heads, block_size, v_head_dim]
 
-So a block is the unit of sharing, eviction, offload and transfer.
+K lies the other way round because a query scores the keys of a block side by side. A
+block is contiguous, so it is the unit of sharing, eviction, offload and transfer.
 """
 
 from typing import Literal

@@ -158,8 +158,9 @@ def test_unwritten_slots_are_never_read() -> None:
         for position in range(int(end) + 1):
             block, slot = divmod(position, case.geometry.block_size)
             used[case.batch.block_tables[table, block], slot] = True
-    heads = case.memory.view(NUM_BLOCKS, 2, 2, 2, case.geometry.block_size, 16)
-    heads.permute(0, 4, 1, 2, 3, 5)[~used] = torch.nan
+    keys, values = case.memory.view(NUM_BLOCKS, 2, 2, -1).unbind(2)
+    keys.unflatten(2, (2, 16, -1)).permute(0, 4, 1, 2, 3)[~used] = torch.nan
+    values.unflatten(2, (2, -1, 16)).permute(0, 3, 1, 2, 4)[~used] = torch.nan
 
     found, _ = case.answers(rule)
 

@@ -1,0 +1,90 @@
+"""Arithmetic on rows of float32, written so that it vectorises; for kernels of numba."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.compiled import compiled
+
+Array = Any
+
+SILU, GELU_TANH = 0, 1  # curves of an activation: x * sigmoid(x), x * sigmoid(z)
+
+
+@compiled()
+def exponential(x: Any) -> Any:
+    """exp(x) of float32 by arithmetic that vectorises; libm's does not.
+
+    2^y = 2^n 2^f with n the nearest whole number: 2^n is an exponent's bits, 2^f its
+    Taylor polynomial, off by 1.2e-7. NaN stays NaN; below 2^-126 it is zero. `x` must
+    be less than 88, where float32 ends.
+    """
+    y = x * np.float32(1.4426950408889634)
+    n = np.floor(y + np.float32(0.5))
+    f = y - n
+    power = np.float32(1.5403530e-4)
+    power = power * f + np.float32(1.3333558e-3)
+    power = power * f + np.float32(9.6181291e-3)
+    power = power * f + np.float32(5.5504109e-2)
+    power = power * f + np.float32(2.4022651e-1)
+    power = power * f + np.float32(6.9314718e-1)
+    power = power * f + np.float32(1.0)
+    bits = (np.int32(n) + np.int32(127)) << np.int32(23)
+    value = power * np.int32(bits).view(np.float32)
+    return np.float32(0.0) if y < np.float32(-126.0) else value
+
+
+@compiled()
+def exponentials(scores: Array, greatest: float) -> None:
+    """exp(score - greatest) in place; no score is greater than `greatest`."""
+    for j in range(scores.shape[0]):
+        scores[j] = exponential(scores[j] - greatest)
+
+
+@compiled()
+def gate_row(gates: Array, ups: Array, curve: int) -> None:
+    """gates = activation(gates) * ups, of the curve SILU or GELU_TANH."""
+    if curve == GELU_TANH:
+        for j in range(gates.shape[0]):
+            x = gates[j]
+            # sqrt(8 / pi) (x + 0.044715 x^3): arXiv 1606.08415, section 2
+            z = np.float32(1.5957691) * (x + np.float32(0.044715) * x * x * x)
+            gates[j] = x * _sigmoid(z) * ups[j]
+    else:
+        for j in range(gates.shape[0]):
+            gates[j] = gates[j] * _sigmoid(gates[j]) * ups[j]
+
+
+@compiled()
+def _sigmoid(z: Any) -> Any:
+    # Beyond exp(87), float32's last, the sigmoid is zero in all its digits.
+    power = exponential(min(-z, np.float32(87.0)))
+    return np.float32(1.0) / (np.float32(1.0) + power)
+
+
+@compiled()
+def widen(source: Array, target: Array) -> None:
+    """Copy into float32; bfloat16 is the upper half of a float32."""
+    if source.itemsize == 2:
+        words = target.view(np.uint32)
+        for i in range(source.shape[0]):
+            words[i] = np.uint32(source[i]) << np.uint32(16)
+    else:
+        for i in range(source.shape[0]):
+            target[i] = source[i]
+
+
+@compiled()
+def narrow(source: Array, target: Array) -> None:
+    """Copy from float32, to bfloat16 by rounding to nearest even; NaN stays NaN."""
+    if target.itemsize == 2:
+        words = source.view(np.uint32)
+        for i in range(source.shape[0]):
+            odd = (words[i] >> np.uint32(16)) & np.uint32(1)
+            rounded = words[i] + np.uint32(0x7FFF) + odd
+            if source[i] != source[i]:
+                rounded = words[i] | np.uint32(0x400000)
+            target[i] = rounded >> np.uint32(16)
+    else:
+        for i in range(source.shape[0]):
+            target[i] = source[i]

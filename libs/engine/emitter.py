@@ -1,0 +1,174 @@
+"""Writes LLVM's instructions for vectors of sixteen float32, inside kernels of numba.
+
+Memory holds float32 or bfloat16 (as uint16 bits); sums are float32 always.
+"""
+
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+
+LANES = 16  # float32 in the widest vector; narrower machines split it
+PAIRS = 2 * LANES  # bfloat16 in the same vector
+
+INT = ir.IntType(64)
+FLOAT = ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
+_INT32 = ir.IntType(32)
+_WORDS = ir.VectorType(_INT32, LANES)
+_HALVES = ir.VectorType(ir.IntType(16), PAIRS)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_BFLOATS = ir.VectorType(_BFloat(), PAIRS)
+
+
+def multiplies_pairs() -> bool:
+    """Whether this processor multiplies bfloat16 and adds float32 in one instruction."""
+    chosen = config.CPU_FEATURES  # where somebody wants code for another processor
+    if chosen is None:
+        chosen = llvmlite.binding.get_host_cpu_features().flatten()
+    return "+avx512bf16" in chosen.split(",")
+
+
+class Emitter:
+    """Instructions of one function that numba is compiling."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
+        self._context = context
+        self._builder = builder
+        self._signature = signature
+
+    def part(self, index: int, value: Any) -> tuple[Any, Any, Any, Any]:
+        """A `Part` argument as (address, first, stride, type of an element)."""
+        start, first, stride = cgutils.unpack_tuple(self._builder, value)
+        element = self._signature.args[index].types[0].dtype
+        return start, first, stride, element
+
+    def at(self, part: tuple[Any, Any, Any, Any], row: Any, column: Any) -> Any:
+        """Where an element lies."""
+        address, first, stride, _ = part
+        offset = self._builder.add(first, self._builder.mul(row, stride))
+        return self._builder.gep(address, [self._builder.add(offset, column)])
+
+    def sums(self, count: int) -> list[Any]:
+        """Vectors of zeros to add to, which stay in registers."""
+        zeros = ir.Constant(VECTOR, None)
+        return [cgutils.alloca_once_value(self._builder, zeros) for _ in range(count)]
+
+    def load(self, address: Any, element: Any, mask: Any) -> Any:
+        """LANES elements as float32; where the mask is unset, zero."""
+        if element == types.float32:
+            return self._masked_load(address, VECTOR, mask)
+        narrow = ir.VectorType(ir.IntType(16), LANES)
+        bits = self._builder.zext(self._masked_load(address, narrow, mask), _WORDS)
+        shift = ir.Constant(_WORDS, [16] * LANES)
+        return self._builder.bitcast(self._builder.shl(bits, shift), VECTOR)
+
+    def load_pairs(self, address: Any, mask: Any) -> tuple[Any, ...]:
+        """PAIRS elements of bfloat16, as `add_products` takes them."""
+        halves = self._masked_load(address, _HALVES, mask)
+        if multiplies_pairs():
+            return (self._builder.bitcast(halves, _BFLOATS),)
+        words = self._builder.bitcast(halves, _WORDS)
+        even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+        odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+        return tuple(self._builder.bitcast(part, VECTOR) for part in (even, odd))
+
+    def add_products(
+        self, left: tuple[Any, ...], right: tuple[Any, ...], total: Any
+    ) -> Any:
+        """A vector of sums with the products of PAIRS elements added, two to a lane."""
+        if multiplies_pairs():
+            kind = ir.FunctionType(VECTOR, [VECTOR, _BFLOATS, _BFLOATS])
+            function = self.function(kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+            return self._builder.call(function, [total, *left, *right])
+        for one, other in zip(left, right, strict=True):
+            total = self.multiply_add(one, other, total)
+        return total
+
+    def store(self, vector: Any, address: Any, mask: Any) -> None:
+        address = self._builder.bitcast(address, VECTOR.as_pointer())
+        if mask is None:
+            self._builder.store(vector, address, align=4)
+            return
+        kind = ir.FunctionType(ir.VoidType(), [VECTOR, address.type, _INT32, mask.type])
+        function = self.function(kind, f"llvm.masked.store.{_name(VECTOR)}.p0")
+        self._builder.call(function, [vector, address, _INT32(4), mask])
+
+    def mask(self, width: Any, lanes: int = LANES) -> Any:
+        """The first `width` lanes."""
+        kind = ir.VectorType(INT, lanes)
+        numbers = ir.Constant(kind, list(range(lanes)))
+        return self._builder.icmp_signed("<", numbers, self.splat(width, kind))
+
+    def splat(self, scalar: Any, kind: Any) -> Any:
+        undefined = ir.Constant(kind, ir.Undefined)
+        one = self._builder.insert_element(undefined, scalar, _INT32(0))
+        zeros = ir.Constant(ir.VectorType(_INT32, kind.count), [0] * kind.count)
+        return self._builder.shuffle_vector(one, one, zeros)
+
+    def multiply_add(self, left: Any, right: Any, total: Any) -> Any:
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+        function = self.function(kind, f"llvm.fmuladd.{_name(VECTOR)}")
+        return self._builder.call(function, [left, right, total])
+
+    def across(self, vector: Any) -> Any:
+        """The sum of a vector's lanes, in any order."""
+        kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
+        function = self.function(kind, f"llvm.vector.reduce.fadd.{_name(VECTOR)}")
+        zero = ir.Constant(FLOAT, 0.0)
+        return self._builder.call(function, [zero, vector], fastmath=("reassoc",))
+
+    def greater(self, left: Any, right: Any) -> Any:
+        """Lane by lane the greater one; NaN where one is."""
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 2)
+        function = self.function(kind, f"llvm.maximum.{_name(VECTOR)}")
+        return self._builder.call(function, [left, right])
+
+    def greatest(self, vector: Any) -> Any:
+        """The greatest lane; NaN if one is."""
+        kind = ir.FunctionType(FLOAT, [VECTOR])
+        function = self.function(kind, f"llvm.vector.reduce.fmaximum.{_name(VECTOR)}")
+        return self._builder.call(function, [vector])
+
+    def prefetch(self, address: Any) -> None:
+        """Ask for the cache line of an address, to be read and kept."""
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _INT32, _INT32, _INT32])
+        function = self.function(kind, "llvm.prefetch.p0")
+        address = self._builder.bitcast(address, pointer)
+        self._builder.call(function, [address, *(_INT32(n) for n in (0, 3, 1))])
+
+    def _masked_load(self, address: Any, kind: Any, mask: Any) -> Any:
+        address = self._builder.bitcast(address, kind.as_pointer())
+        align = 4 if kind == VECTOR else 2
+        if mask is None:
+            return self._builder.load(address, align=align)
+        signature = ir.FunctionType(kind, [address.type, _INT32, mask.type, kind])
+        function = self.function(signature, f"llvm.masked.load.{_name(kind)}.p0")
+        zeros = ir.Constant(kind, None)
+        return self._builder.call(function, [address, _INT32(align), mask, zeros])
+
+    def function(self, kind: Any, name: str) -> Any:
+        return cgutils.get_or_insert_function(self._builder.module, kind, name)
+
+
+def _name(kind: Any) -> str:
+    """A vector type as the names of LLVM's intrinsics spell it."""
+    element = "f32" if kind.element == FLOAT else f"i{kind.element.width}"
+    return f"v{kind.count}{element}"
