@@ -21,5 +21,8 @@ class CountingEngine:
         token_id = (chunk.token_ids[-1] + 1) % self._vocab_size
         return Drawn(token_id, 0.0 if chunk.sampling.logprobs else None)
 
+    def share_cores(self, num_computing: int) -> None:
+        """It needs none."""
+
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Nothing was written, so nothing is copied."""

@@ -42,6 +42,10 @@ class Engine(Protocol):
         """
         ...
 
+    def share_cores(self, num_computing: int) -> None:
+        """So many workers compute on these cores from the next step on."""
+        ...
+
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole KV blocks, (from, to): copy on write, before the first write."""
         ...

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import torch
-from numba import config
 from torch import Tensor
 
 from engine.batch import pack
@@ -15,8 +13,10 @@ from engine.configuration import read_configuration
 from engine.cpu import CpuAttention
 from engine.forward import Forward
 from engine.interface import Chunk, Drawn
+from engine.modules import speed_up
 from engine.sampler import log_probabilities, sample
 from engine.skeleton import bind, skeleton, views
+from engine.threads import Threads
 from protocol.memory import KVGeometry, TensorSpec
 from protocol.sampling import SamplingParams
 
@@ -35,14 +35,16 @@ class TransformerEngine:
     """See `engine.interface.Engine`; holds no sequence and no copy of a weight."""
 
     def __init__(
-        self, forward: Forward, blocks: KVBlocks, geometry: KVGeometry, threads: int
+        self,
+        forward: Forward,
+        blocks: KVBlocks,
+        geometry: KVGeometry,
+        threads: Threads,
     ) -> None:
         self._forward = forward
         self._blocks = blocks
         self._geometry = geometry
-        most: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        self._threads = min(threads, most)
-        torch.set_num_threads(threads)
+        self._threads = threads
 
     @classmethod
     def build(
@@ -50,14 +52,15 @@ class TransformerEngine:
     ) -> "TransformerEngine":
         """Build the model of `path` over weights already loaded and blocks in use.
 
-        `threads` is how many cores a step computes on. Raises EngineError when model
-        and memory do not fit.
+        A step computes on at most `threads` cores; 0: on all that this process has.
+        Raises EngineError when model and memory do not fit.
         """
         geometry = memory.geometry
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
         bind(model, views(memory.weights, memory.tensors))
+        speed_up(model)
         blocks = KVBlocks.over(memory.blocks, geometry)
-        return cls(Forward(model), blocks, geometry, threads)
+        return cls(Forward(model), blocks, geometry, Threads(threads))
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
@@ -68,6 +71,10 @@ class TransformerEngine:
         for source, target in copies:
             self._blocks.copy(source, target)
 
+    def share_cores(self, num_computing: int) -> None:
+        """Leave a fair part of the cores to others (see `Engine.share_cores`)."""
+        self._threads.share(num_computing)
+
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""
         params = SamplingParams(temperature=0.0, max_tokens=1)
@@ -76,7 +83,7 @@ class TransformerEngine:
         self._step([prompt, Chunk([0], 0, [1], params, 0)], scratch)
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
-        numba.set_num_threads(self._threads)  # which numba keeps for each thread apart
+        self._threads.apply()
         batch = pack(chunks, blocks.block_size)
         rows = torch.from_numpy(batch.last_rows)
         logits = self._forward(batch, CpuAttention(blocks, batch), rows)

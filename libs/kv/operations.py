@@ -167,6 +167,7 @@ class Record(Message):
     copies: tuple[tuple[int, int], ...] = ()  # blocks to copy first, (from, to)
     sampling: SamplingParams
     reply_to: str
+    num_computing: int = Field(default=1, ge=1)  # as in `Advanced`
 
 
 class Queued(Message):
@@ -189,11 +190,15 @@ class Growth(NamedTuple):
 
 
 class Advanced(Message):
-    """`gone` are sequences that are not the worker's any more: drop them."""
+    """`gone` are sequences that are not the worker's any more: drop them.
+
+    So many workers hold something at the moment, this one included: they share the cores.
+    """
 
     type: Literal["advanced"] = "advanced"
     growth: tuple[Growth, ...]
     gone: tuple[RequestId, ...]
+    num_computing: int = Field(default=1, ge=1)
 
 
 class Done(Message):

@@ -61,7 +61,10 @@ MaxNumSeqs = Annotated[
 Threads = Annotated[
     int,
     Option(
-        min=0, max=1024, help="Threads of each worker.", show_default="cores / workers"
+        min=0,
+        max=1024,
+        help="Threads of each worker, at most; who computes at a time shares the cores.",
+        show_default="all cores",
     ),
 ]
 Pool = Annotated[str, Option(help="Name of the pool, where meshes share a Redis.")]

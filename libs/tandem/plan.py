@@ -31,12 +31,7 @@ class Workers:
     dtype: str
     engine: str
     max_num_seqs: int
-    threads: int  # of each; 0: the cores divided among them
-
-    @property
-    def threads_of_each(self) -> int:
-        cores = len(os.sched_getaffinity(0))
-        return self.threads or max(1, cores // (self.prefill + self.decode))
+    threads: int  # of each at most; 0: as many as there are cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ def _worker(options: Options) -> dict[str, object]:
         "model": options.model,
         "dtype": workers.dtype,
         "engine": workers.engine,
-        "threads": workers.threads_of_each,
+        "threads": workers.threads,
     }
 
 
@@ -118,8 +113,6 @@ def _service(
     env |= {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
     # The model is a directory by now, and tokenisers must not start threads of their own.
     env |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if threads := settings.get("threads"):
-        env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     # -P: a folder of the same name where the command was typed is not the service.
     argv = (sys.executable, "-P", "-m", service)
     return Command(f"{service}-{number}", argv, env, layer, pass_fds)

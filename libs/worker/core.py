@@ -81,6 +81,7 @@ class Core:
                 answer = self._store.adopt(request_id, generation)
         if not isinstance(answer, Record):
             return  # it waits at the store for blocks, or is no longer ours to do
+        self._engine.share_cores(answer.num_computing)
         self._engine.copy_blocks(answer.copies)
         sequence = Sequence.from_record(answer)
         if sequence.finish_reason:
@@ -109,6 +110,7 @@ class Core:
         self._park(s for s in handed_off if self.batch.holds(s))
 
     def _apply(self, advanced: Advanced) -> None:
+        self._engine.share_cores(advanced.num_computing)
         for request_id in advanced.gone:
             self.batch.leave(request_id)
         for growth in advanced.growth:

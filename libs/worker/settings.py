@@ -15,7 +15,7 @@ class WorkerSettings(ServiceSettings):
     dtype: DType = "float32"
     engine: Literal["transformer", "counting"] = "transformer"
     phases: Literal["prefill", "decode", "both"] = "both"
-    threads: int = Field(default=1, ge=1, le=1024)
+    threads: int = Field(default=0, ge=0, le=1024)  # at most; 0: all its cores
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)
     load_timeout_seconds: float = Field(default=1800.0, gt=0)

@@ -11,6 +11,7 @@ import structlog
 from engine.counting import CountingEngine
 from engine.fingerprint import fingerprint
 from engine.interface import Engine
+from engine.openmp import share_pool
 from kv.client import Attachment, StoreClient
 from kv.errors import Refused, StoreLost
 from kv.operations import Loading, LoadWanted
@@ -106,6 +107,7 @@ async def _end(
 def preload(settings: WorkerSettings) -> None:
     """Import what the engine needs, while the weights are still on their way."""
     if settings.engine != COUNTING:
+        share_pool()
         importlib.import_module("engine.transformer")
 
 

@@ -151,7 +151,7 @@ class SequenceRecord:
             deadline=self.request.deadline,
         )
 
-    def as_answer(self) -> Record:
+    def as_answer(self, num_computing: int) -> Record:
         return Record(
             request_id=self.request_id,
             generation=self.generation,
@@ -164,4 +164,5 @@ class SequenceRecord:
             copies=tuple(self.copies),
             sampling=self.request.sampling,
             reply_to=self.request.reply_to,
+            num_computing=num_computing,
         )

@@ -77,6 +77,11 @@ class Store:
         """The workers that hold something."""
         return [worker_id for worker_id, held in self._owned.items() if held]
 
+    @property
+    def num_computing(self) -> int:
+        """Workers that hold something, at least the one that asks."""
+        return max(1, sum(bool(held) for held in self._owned.values()))
+
     def parked(self, request_id: RequestId) -> SequenceRecord | None:
         """The record, if it is still nobody's."""
         record = self._records.get(request_id)
@@ -135,7 +140,9 @@ class Store:
         named += self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
         # Unchecked: it is the answer to every step.
-        return Advanced.model_construct(growth=tuple(growth), gone=tuple(gone))
+        return Advanced.model_construct(
+            growth=tuple(growth), gone=tuple(gone), num_computing=self.num_computing
+        )
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
         for record in self._held(sequences, worker_id):
@@ -283,7 +290,7 @@ class Store:
         record.owner = worker_id
         record.generation += 1
         self._owned.setdefault(worker_id, {})[record.request_id] = record
-        return record.as_answer()
+        return record.as_answer(self.num_computing)
 
     def _park(self, record: SequenceRecord) -> None:
         if record.is_due:

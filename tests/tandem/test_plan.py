@@ -79,18 +79,6 @@ def test_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["LANG"] == "C.UTF-8"
 
 
-def test_workers_divide_the_cores() -> None:
-    """
-    Without a number each worker gets its part of the cores, at least one thread.
-    """
-    cores = len(os.sched_getaffinity(0))
-
-    environment = plan(OPTIONS)["decode-2"]
-
-    assert environment["TANDEM_THREADS"] == str(max(1, cores // 5))
-    assert environment["OMP_NUM_THREADS"] == environment["TANDEM_THREADS"]
-
-
 def test_a_number_of_threads_is_taken_as_it_is() -> None:
     """
     Who asks for threads gets them, whatever the machine has.

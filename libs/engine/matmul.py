@@ -1,0 +1,203 @@
+"""A few rows times a weight matrix, reading the matrix once and where it lies.
+
+For the rows of a decode step the time goes into reading weights from memory. So every
+weight is read once for all rows, in the layout of the checkpoint ([outputs, inputs],
+bfloat16): nothing is laid out anew, and all processes go on sharing one copy. Sums are
+float32. Addresses instead of arrays: to look into an array costs as much as some of
+these products.
+"""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from engine.compiled import compiled
+from engine.elementwise import gate_row, narrow, widen
+from engine.emitter import INT, PAIRS, Emitter
+from engine.vectors import Part, moved, start_of
+
+TILE = 24  # outputs of one task: a multiple of what each kernel below takes at once
+AHEAD = 1024  # elements of the weights that are asked for early
+
+Array = Any
+
+
+def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
+    """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
+
+    Called with (out, left, right, depth); out is float32. Pairs of neighbours are
+    multiplied at once, so both operands are read as they lie.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        out, left, right = (emit.part(i, arguments[i]) for i in range(3))
+        cells = list(product(range(rows), range(outputs)))
+        sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
+
+        def add(depth: Any, mask: Any) -> None:
+            weights = []
+            for output in range(outputs):
+                address = emit.at(right, INT(output), depth)
+                if ahead:
+                    later = builder.mul(right[2], INT(ahead * outputs))
+                    emit.prefetch(builder.gep(address, [later]))
+                weights.append(emit.load_pairs(address, mask))
+            for row in range(rows):
+                values = emit.load_pairs(emit.at(left, INT(row), depth), mask)
+                for output, weight in enumerate(weights):
+                    total = builder.load(sums[row, output])
+                    total = emit.add_products(values, weight, total)
+                    builder.store(total, sums[row, output])
+
+        depth, step = arguments[3], INT(PAIRS)
+        rest = builder.srem(depth, step)
+        whole = builder.sub(depth, rest)
+        with cgutils.for_range_slice(builder, INT(0), whole, step, inc=True) as at:
+            add(at[0], None)
+        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
+            add(whole, emit.mask(rest, PAIRS))
+        for cell in cells:
+            total = emit.across(builder.load(sums[cell]))
+            builder.store(total, emit.at(out, INT(cell[0]), INT(cell[1])))
+        return context.get_dummy_value()
+
+    @intrinsic
+    def call(typing: Any, out: Any, left: Any, right: Any, depth: Any) -> Any:
+        return types.void(out, left, right, types.int64), generate
+
+    return call
+
+
+@intrinsic
+def bits_at(typing: Any, address: Any) -> Any:
+    """An address as a pointer to bfloat16's bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(16).as_pointer())
+
+    return types.CPointer(types.uint16)(types.int64), generate
+
+
+_dots_8x3, _dots_8x1 = _dots(8, 3, ahead=2), _dots(8, 1, ahead=2)
+_dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
+_dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
+_dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
+
+
+@compiled(parallel=True)
+def linear(x: int, weight: int, bias: int, y: int, shape: tuple[int, int, int]) -> None:
+    """y = x @ weight.T + bias, by their addresses; shape is (rows, inputs, outputs).
+
+    x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows, outputs], all
+    bfloat16 and contiguous.
+    """
+    rows, depth, outputs = shape
+    for tile in prange(-(-outputs // TILE)):
+        first: Any = np.int64(tile) * TILE  # prange counts in uint64
+        width = min(TILE, outputs - first)
+        sums = _tile(x, weight, first, (rows, depth, width))
+        offsets = np.empty(width, np.float32)
+        widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
+        answer = carray(bits_at(y), (rows, outputs))
+        for row in range(rows):
+            for j in range(width):
+                sums[row, j] += offsets[j]
+            narrow(sums[row, :width], answer[row, first : first + width])
+
+
+@compiled(parallel=True)
+def gated_linear(
+    x: int,
+    weights: tuple[int, int],
+    y: int,
+    shape: tuple[int, int, int],
+    curve: int,
+) -> None:
+    """y = activation(x @ gate.T) * (x @ up.T); weights are (gate, up), as in `linear`.
+
+    For `curve` see `gate_row`.
+    """
+    rows, depth, outputs = shape
+    gate, up = weights
+    for tile in prange(-(-outputs // TILE)):
+        first: Any = np.int64(tile) * TILE  # prange counts in uint64
+        width = min(TILE, outputs - first)
+        gates = _tile(x, gate, first, (rows, depth, width))
+        ups = _tile(x, up, first, (rows, depth, width))
+        answer = carray(bits_at(y), (rows, outputs))
+        for row in range(rows):
+            gate_row(gates[row, :width], ups[row, :width], curve)
+            narrow(gates[row, :width], answer[row, first : first + width])
+
+
+@compiled()
+def _tile(x: int, weight: int, first: int, shape: tuple[int, int, int]) -> Array:
+    """Some outputs of every row, float32; shape is (rows, inputs, outputs)."""
+    rows, depth, width = shape
+    sums = np.empty((rows, TILE), np.float32)
+    out = Part(start_of(sums), 0, TILE)
+    left = Part(bits_at(x), 0, depth)
+    right = Part(bits_at(weight), first * depth, depth)
+    row = 0
+    while row + 8 <= rows:
+        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        row += 8
+    if row + 4 <= rows:
+        _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        row += 4
+    if row + 2 <= rows:
+        _two_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        row += 2
+    if row < rows:
+        _one_row(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+    return sums
+
+
+@compiled()
+def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+    column = 0
+    while column + 3 <= width:
+        _dots_8x3(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 3
+    while column < width:
+        _dots_8x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1
+
+
+@compiled()
+def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+    column = 0
+    while column + 4 <= width:
+        _dots_4x4(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 4
+    while column < width:
+        _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1
+
+
+@compiled()
+def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+    column = 0
+    while column + 4 <= width:
+        _dots_2x4(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 4
+    while column < width:
+        _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1
+
+
+@compiled()
+def _one_row(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+    column = 0
+    while column + 8 <= width:
+        _dots_1x8(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 8
+    while column < width:
+        _dots_1x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1

@@ -1,0 +1,147 @@
+"""Products of a few rows against float64, whatever their sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine import matmul
+from engine.elementwise import GELU_TANH, SILU
+
+# Inputs around the length of a vector, outputs around a task's tile.
+SIZES = [(1, 1), (31, 23), (32, 24), (33, 25), (64, 7), (96, 50), (200, 48), (768, 97)]
+ROWS = [1, 2, 3, 4, 7, 8, 15, 16, 21]
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    numbers = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=numbers).bfloat16()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    y = torch.full((len(x), len(weight)), torch.nan, dtype=torch.bfloat16)
+    shape = (*x.shape, len(weight))
+    matmul.linear(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), shape)
+    return y
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor, curve: int) -> Tensor:
+    y = torch.full((len(x), len(gate)), torch.nan, dtype=torch.bfloat16)
+    weights, shape = (gate.data_ptr(), up.data_ptr()), (*x.shape, len(gate))
+    matmul.gated_linear(x.data_ptr(), weights, y.data_ptr(), shape, curve)
+    return y
+
+
+def assert_rounded(found: Tensor, exact: Tensor) -> None:
+    """As near as bfloat16 comes, after sums in float32."""
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2e-3)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_product_is_that_of_float64(rows: int, inputs: int, outputs: int) -> None:
+    """
+    Whatever the sizes, an answer is the exact product, rounded once.
+    """
+    x, weight = normal(1, rows, inputs), normal(2, outputs, inputs)
+    bias = normal(3, outputs)
+
+    found = linear(x, weight, bias)
+
+    assert_rounded(found, x.double() @ weight.double().T + bias.double())
+
+
+@pytest.mark.parametrize("curve", [SILU, GELU_TANH])
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_gated_product_is_that_of_float64(rows: int, curve: int) -> None:
+    """
+    Gate and up together are what torch computes of them one after the other.
+    """
+    x, gate, up = normal(1, rows, 72), normal(2, 53, 72), normal(3, 53, 72)
+
+    found = gated(x, gate, up, curve)
+
+    before = x.double() @ gate.double().T
+    act = (
+        torch.nn.functional.silu(before)
+        if curve == SILU
+        else torch.nn.functional.gelu(before, approximate="tanh")
+    )
+    assert_rounded(found, act * (x.double() @ up.double().T))
+
+
+def test_activation_of_great_numbers_is_finite() -> None:
+    """
+    Where a sigmoid's exponential would leave float32, the answer is the limit.
+    """
+    x = torch.tensor([[1024.0]], dtype=torch.bfloat16)
+    gate = torch.tensor([[1.0], [-1.0]], dtype=torch.bfloat16)
+    up = torch.ones(2, 1, dtype=torch.bfloat16)
+
+    [answer] = gated(x, gate, up, SILU).tolist()
+
+    assert answer[0] == 2**20
+    assert abs(answer[1]) < 1e-30
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_broken_row_spoils_no_other(broken: float) -> None:
+    """
+    One sequence's NaN or infinity stays in its own row.
+    """
+    x, weight = normal(1, 9, 40), normal(2, 30, 40)
+    x[4, 39] = broken
+
+    found = linear(x, weight, torch.zeros(30, dtype=torch.bfloat16))
+
+    assert not found[4].isfinite().any()
+    assert found[[0, 1, 2, 3, 5, 6, 7, 8]].isfinite().all()
+
+
+def test_a_row_does_not_depend_on_its_company() -> None:
+    """
+    With up to sixteen rows, a row's answer is the same alone and among others.
+    """
+    x, weight, bias = normal(1, 16, 300), normal(2, 50, 300), normal(3, 50)
+
+    together = linear(x, weight, bias)
+
+    for row in range(16):
+        alone = linear(x[row : row + 1], weight, bias)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_processors_without_pairs_compute_the_same(tmp_path: Path) -> None:
+    """
+    Where no instruction multiplies pairs of bfloat16, two ordinary ones do.
+    """
+    operands = {"x": normal(1, 11, 90), "weight": normal(2, 40, 90)}
+    operands["bias"] = normal(3, 40)
+    save_file(operands, tmp_path / "operands")
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from safetensors.torch import load_file, save_file
+from engine.emitter import multiplies_pairs
+from test_matmul import linear
+assert not multiplies_pairs()
+y = linear(**load_file({str(tmp_path / "operands")!r}))
+save_file({{"y": y}}, {str(tmp_path / "answer")!r})
+"""
+    env = {
+        **os.environ,
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+
+    subprocess.run([sys.executable, "-c", program], env=env, check=True)
+
+    found = load_file(tmp_path / "answer")["y"]
+    x, weight, bias = (operand.double() for operand in operands.values())
+    assert_rounded(found, x @ weight.T + bias)
