@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.memory import DType, KVGeometry
+from protocol.memory import PACKED, DType, KVGeometry
 
 # numpy has no bfloat16: the kernels read its bits, which are a float32's upper half.
 STORED_AS: dict[DType, type[np.generic]] = {
@@ -53,9 +53,10 @@ class KVBlocks:
 
 def _offsets(geometry: KVGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     k_offsets, v_offsets, offset = [], [], 0
+    packed = PACKED[geometry.dtype]
     for layer in geometry.layers:
+        of_keys, of_values = layer.num_elements(geometry.block_size, packed)
         k_offsets.append(offset)
-        per_head = geometry.block_size * layer.k_head_dim
-        v_offsets.append(offset + layer.num_kv_heads * per_head)
-        offset += layer.num_elements(geometry.block_size)
+        v_offsets.append(offset + of_keys)
+        offset += of_keys + of_values
     return tuple(k_offsets), tuple(v_offsets)

@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from engine.configuration import max_position, read_configuration
-from engine.errors import BrokenCheckpoint
+from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.proof import prove
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
     ALIGNMENT_BYTES,
+    PACKED,
     DType,
     KVGeometry,
     ModelFacts,
@@ -45,6 +46,10 @@ class Checkpoint:
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
         config = read_configuration(path)
+        if block_size % PACKED[dtype]:
+            raise UnsupportedModel(
+                f"in {dtype} a KV block holds an even number of tokens"
+            )
         facts = ModelFacts(
             model=str(path),
             fingerprint=fingerprint(path, dtype),

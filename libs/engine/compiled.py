@@ -1,9 +1,29 @@
-"""How this package's kernels are compiled by numba."""
+"""How this package's kernels are compiled by numba, and where their machine code is kept."""
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
+
+
+def _of_these_sources() -> Path:
+    """A folder for the machine code of this package exactly as it is.
+
+    numba notices changes of a kernel's own file, not of those that it calls; the digest
+    of all of them does.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(config.CACHE_DIR or Path(home) / "tandem" / "kernels")
+    return folder / digest.hexdigest()[:16]
+
+
+config.CACHE_DIR = str(_of_these_sources())
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,8 +3,12 @@
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from engine.compiled import compiled
+from engine.emitter import INT, LANES, Emitter
 
 Array = Any
 
@@ -77,14 +81,30 @@ def widen(source: Array, target: Array) -> None:
 @compiled()
 def narrow(source: Array, target: Array) -> None:
     """Copy from float32, to bfloat16 by rounding to nearest even; NaN stays NaN."""
-    if target.itemsize == 2:
-        words = source.view(np.uint32)
-        for i in range(source.shape[0]):
-            odd = (words[i] >> np.uint32(16)) & np.uint32(1)
-            rounded = words[i] + np.uint32(0x7FFF) + odd
-            if source[i] != source[i]:
-                rounded = words[i] | np.uint32(0x400000)
-            target[i] = rounded >> np.uint32(16)
-    else:
-        for i in range(source.shape[0]):
-            target[i] = source[i]
+    _copy_rounded(source, target)
+
+
+@intrinsic
+def _copy_rounded(typing: Any, source: Any, target: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        from_, to = (
+            context.make_array(kind)(context, builder, value)
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        count = builder.extract_value(from_.shape, 0)
+        rest = builder.srem(count, INT(LANES))
+        whole = builder.sub(count, rest)
+
+        def copy(at: Any, mask: Any) -> None:
+            vector = emit.load(builder.gep(from_.data, [at]), mask)
+            put = emit.store if target.dtype == types.float32 else emit.store_rounded
+            put(vector, builder.gep(to.data, [at]), mask)
+
+        with cgutils.for_range_slice(builder, INT(0), whole, INT(LANES), inc=True) as at:
+            copy(at[0], None)
+        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
+            copy(whole, emit.mask(rest))
+        return context.get_dummy_value()
+
+    return types.void(source, target), generate

@@ -70,21 +70,34 @@ class Emitter:
         zeros = ir.Constant(VECTOR, None)
         return [cgutils.alloca_once_value(self._builder, zeros) for _ in range(count)]
 
-    def load(self, address: Any, element: Any, mask: Any) -> Any:
-        """LANES elements as float32; where the mask is unset, zero."""
+    def load(self, address: Any, mask: Any) -> Any:
+        """LANES float32; where the mask is unset, zero."""
+        return self._masked_load(address, VECTOR, mask)
+
+    def load_element(
+        self, address: Any, element: Any, mask: Any, keep: Any
+    ) -> tuple[Any, ...]:
+        """LANES elements, as `add_products` takes them: float32, or kept of pairs."""
         if element == types.float32:
-            return self._masked_load(address, VECTOR, mask)
-        narrow = ir.VectorType(ir.IntType(16), LANES)
-        bits = self._builder.zext(self._masked_load(address, narrow, mask), _WORDS)
-        shift = ir.Constant(_WORDS, [16] * LANES)
-        return self._builder.bitcast(self._builder.shl(bits, shift), VECTOR)
+            return (self.load(address, mask),)
+        words = self._masked_load(address, _WORDS, mask)
+        return self._pairs(self._builder.and_(words, self.splat(keep, _WORDS)))
+
+    def spread(self, address: Any, element: Any) -> tuple[Any, ...]:
+        """One element in all lanes, as `add_products` takes it."""
+        scalar = self._builder.load(address)
+        if element == types.float32:
+            return (self.splat(scalar, VECTOR),)
+        return self._pairs(self.splat(scalar, _WORDS))
 
     def load_pairs(self, address: Any, mask: Any) -> tuple[Any, ...]:
-        """PAIRS elements of bfloat16, as `add_products` takes them."""
+        """PAIRS of bfloat16 next to each other, as `add_products` takes them."""
         halves = self._masked_load(address, _HALVES, mask)
+        return self._pairs(self._builder.bitcast(halves, _WORDS))
+
+    def _pairs(self, words: Any) -> tuple[Any, ...]:
         if multiplies_pairs():
-            return (self._builder.bitcast(halves, _BFLOATS),)
-        words = self._builder.bitcast(halves, _WORDS)
+            return (self._builder.bitcast(words, _BFLOATS),)
         even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
         odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
         return tuple(self._builder.bitcast(part, VECTOR) for part in (even, odd))
@@ -92,8 +105,8 @@ class Emitter:
     def add_products(
         self, left: tuple[Any, ...], right: tuple[Any, ...], total: Any
     ) -> Any:
-        """A vector of sums with the products of PAIRS elements added, two to a lane."""
-        if multiplies_pairs():
+        """A vector of sums with the products of elements added; a pair gives two."""
+        if left[0].type == _BFLOATS:
             kind = ir.FunctionType(VECTOR, [VECTOR, _BFLOATS, _BFLOATS])
             function = self.function(kind, "llvm.x86.avx512bf16.dpbf16ps.512")
             return self._builder.call(function, [total, *left, *right])
@@ -101,19 +114,29 @@ class Emitter:
             total = self.multiply_add(one, other, total)
         return total
 
+    def store_rounded(self, vector: Any, address: Any, mask: Any) -> None:
+        """LANES float32 as bfloat16, to the nearest even; NaN stays NaN."""
+        rounded = self._builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES))
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        bits = self._builder.bitcast(rounded, kind)
+        address = self._builder.bitcast(address, kind.as_pointer())
+        if mask is None:
+            self._builder.store(bits, address, align=2)
+        else:
+            self._masked_store(bits, address, mask, 2)
+
     def store(self, vector: Any, address: Any, mask: Any) -> None:
         address = self._builder.bitcast(address, VECTOR.as_pointer())
         if mask is None:
             self._builder.store(vector, address, align=4)
             return
-        kind = ir.FunctionType(ir.VoidType(), [VECTOR, address.type, _INT32, mask.type])
-        function = self.function(kind, f"llvm.masked.store.{_name(VECTOR)}.p0")
-        self._builder.call(function, [vector, address, _INT32(4), mask])
+        self._masked_store(vector, address, mask, 4)
 
     def mask(self, width: Any, lanes: int = LANES) -> Any:
         """The first `width` lanes."""
-        kind = ir.VectorType(INT, lanes)
+        kind = ir.VectorType(_INT32, lanes)
         numbers = ir.Constant(kind, list(range(lanes)))
+        width = self._builder.trunc(width, _INT32)
         return self._builder.icmp_signed("<", numbers, self.splat(width, kind))
 
     def splat(self, scalar: Any, kind: Any) -> Any:
@@ -154,9 +177,15 @@ class Emitter:
         address = self._builder.bitcast(address, pointer)
         self._builder.call(function, [address, *(_INT32(n) for n in (0, 3, 1))])
 
+    def _masked_store(self, vector: Any, address: Any, mask: Any, align: int) -> None:
+        types = [vector.type, address.type, _INT32, mask.type]
+        kind = ir.FunctionType(ir.VoidType(), types)
+        function = self.function(kind, f"llvm.masked.store.{_name(vector.type)}.p0")
+        self._builder.call(function, [vector, address, _INT32(align), mask])
+
     def _masked_load(self, address: Any, kind: Any, mask: Any) -> Any:
         address = self._builder.bitcast(address, kind.as_pointer())
-        align = 4 if kind == VECTOR else 2
+        align = 2 if kind == _HALVES else 4
         if mask is None:
             return self._builder.load(address, align=align)
         signature = ir.FunctionType(kind, [address.type, _INT32, mask.type, kind])

@@ -12,8 +12,11 @@ import numpy as np
 from numba import prange
 
 from engine.compiled import compiled
-from engine.elementwise import exponentials, narrow, widen
+from engine.elementwise import exponentials, narrow
 from engine.vectors import (
+    EVERYTHING,
+    FIRST,
+    SECOND,
     Part,
     greatest_of,
     moved,
@@ -108,24 +111,41 @@ def paged_attention(
 @compiled()
 def _store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
     num_tokens, num_heads, dim = keys.shape
-    size = layer.block_size
+    size, packed = layer.block_size, _packed(layer.memory)
+    depth = -(-dim // packed)
     for token in range(num_tokens):
         block, slot = divmod(slot_mapping[token], size)
         memory = layer.memory[block]
         for head in range(num_heads):
-            first = layer.k_offset + head * dim * size + slot
+            first = layer.k_offset + (head * depth * size + slot) * packed
             for d in range(dim):
-                memory[first + d * size] = keys[token, head, d]
+                at, half = divmod(d, packed)
+                memory[first + at * size * packed + half] = keys[token, head, d]
+            if dim < depth * packed:  # the second of the last pair
+                memory[first + (depth - 1) * size * packed + 1] = 0
 
 
 @compiled()
 def _store_values(values: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
     num_tokens, num_heads, dim = values.shape
+    size, packed = layer.block_size, _packed(layer.memory)
     for token in range(num_tokens):
-        block, slot = divmod(slot_mapping[token], layer.block_size)
+        block, slot = divmod(slot_mapping[token], size)
+        at, half = divmod(slot, packed)
+        memory = layer.memory[block]
         for head in range(num_heads):
-            first = layer.v_offset + (head * layer.block_size + slot) * dim
-            layer.memory[block, first : first + dim] = values[token, head]
+            first = layer.v_offset + (head * size + at * packed) * dim
+            for d in range(dim):
+                memory[first + d * packed + half] = values[token, head, d]
+                # What follows in the pair is computed later, and until then a number.
+                for later in range(half + 1, packed):
+                    memory[first + d * packed + later] = 0
+
+
+@compiled()
+def _packed(memory: Array) -> int:
+    """How many values an element of a product has: pairs of bfloat16."""
+    return int(4 // memory.itemsize)
 
 
 @compiled()
@@ -143,22 +163,34 @@ def _attend_tile(
     layer, table, _ = paged
     count, group, _ = query.shape
     size, v_dim = layer.block_size, output.shape[2]
-    queries = _scaled(query, rule.scaling)
+    queries = _rows(query, _packed(layer.memory))
     running = Running(
         np.full(count * group, -np.inf, np.float32),
         np.zeros(count * group, np.float32),
         np.zeros((count * group, v_dim), np.float32),
     )
     at_once = max(1, KEYS_AT_ONCE // size)
-    weights = np.empty((count * group, at_once * size), np.float32)
+    scores = np.empty((count * group, at_once * size), np.float32)
+    weights = np.empty(scores.shape, query.dtype)
     num_blocks = (position + count - 1) // size + 1
     for first in range(_first_seen(position, rule) // size, num_blocks, at_once):
         blocks = table[first : min(first + at_once, num_blocks)]
         sight = Sight(position - first * size, count, group, rule.window)
-        _score(queries, blocks, paged, rule.softcap, weights)
-        _weigh(weights, sight, len(blocks) * size, running)
+        _score(queries, blocks, paged, rule, scores)
+        _weigh(scores, weights, sight, len(blocks) * size, running)
         _add_values(weights, blocks, paged, sight, running.answer)
     _finish(running, output)
+
+
+@compiled()
+def _rows(query: Array, packed: int) -> Array:
+    """[count, group, dim] as [count x group, dim], the dim filled up with zeros."""
+    count, group, dim = query.shape
+    rows = np.zeros((count * group, -(-dim // packed) * packed), query.dtype)
+    for token in range(count):
+        for head in range(group):
+            rows[token * group + head, :dim] = query[token, head]
+    return rows
 
 
 @compiled()
@@ -179,41 +211,47 @@ def _score(
     queries: Array,
     blocks: Array,
     paged: tuple[LayerBlocks, Array, int],
-    softcap: float,
+    rule: Rule,
     scores: Array,
 ) -> None:
     """Every query row with every slot of the blocks, what it may not see included."""
     layer, _, kv_head = paged
-    num_rows, dim = queries.shape
-    size = layer.block_size
+    size, packed = layer.block_size, _packed(layer.memory)
+    num_rows, depth = queries.shape[0], queries.shape[1] // packed
     scores[:] = 0.0
-    left = Part(start_of(queries), 0, dim)
-    memory, block_elements = start_of(layer.memory), layer.memory.shape[1]
+    left = Part(start_of(queries), 0, depth)
+    memory, block_elements = start_of(layer.memory), layer.memory.shape[1] // packed
+    head = layer.k_offset // packed + kv_head * depth * size
     for i in range(len(blocks)):
-        first = blocks[i] * block_elements + kv_head * dim * size
-        keys = Part(memory, first + layer.k_offset, size)
+        keys = Part(memory, blocks[i] * block_elements + head, size)
         if i + AHEAD < len(blocks):
-            after = blocks[i + AHEAD] * block_elements + kv_head * dim * size
-            prefetch(memory, after + layer.k_offset, dim * size)
-        prefetch(memory, first + layer.v_offset, dim * size)
+            after = blocks[i + AHEAD] * block_elements + head
+            prefetch(memory, after, depth * size)
         out = Part(start_of(scores), i * size, scores.shape[1])
-        multiply_add(out, left, keys, (num_rows, dim, size))
-    if softcap > 0.0:
+        multiply_add(out, left, keys, (num_rows, depth, size), EVERYTHING)
+    for row in range(num_rows):
+        for j in range(len(blocks) * size):
+            scores[row, j] *= np.float32(rule.scaling)
+    if rule.softcap > 0.0:
+        cap = np.float32(rule.softcap)
         for row in range(num_rows):
             for j in range(len(blocks) * size):
-                scores[row, j] = softcap * np.tanh(scores[row, j] / softcap)
+                scores[row, j] = cap * np.tanh(scores[row, j] / cap)
 
 
 @compiled()
-def _weigh(weights: Array, sight: Sight, num_keys: int, running: Running) -> None:
+def _weigh(
+    scores: Array, weights: Array, sight: Sight, num_keys: int, running: Running
+) -> None:
     """Make scores into weights of the running softmax; zero for what is not seen."""
     for row in range(sight.num_tokens * sight.group):
         first, end = _seen(sight, row // sight.group)
         first, end = min(first, num_keys), min(end, num_keys)
-        weights[row, :first] = 0.0
-        weights[row, end:num_keys] = 0.0
+        scores[row, :first] = 0.0
+        scores[row, end:num_keys] = 0.0
         if first < end:
-            _absorb(weights[row, first:end], running, row)
+            _absorb(scores[row, first:end], running, row)
+        narrow(scores[row, :num_keys], weights[row, :num_keys])
 
 
 @compiled()
@@ -226,45 +264,50 @@ def _add_values(
 ) -> None:
     """answer += weights @ values, never touching a value that a row does not see."""
     layer, _, kv_head = paged
-    dim, size = answer.shape[1], layer.block_size
+    dim, size, packed = answer.shape[1], layer.block_size, _packed(layer.memory)
+    depth = size // packed
     all_from, _ = _seen(sight, sight.num_tokens - 1)
     _, all_to = _seen(sight, 0)
-    memory, block_elements = start_of(layer.memory), layer.memory.shape[1]
+    memory, block_elements = start_of(layer.memory), layer.memory.shape[1] // packed
+    head = layer.v_offset // packed + kv_head * depth * dim
     out = Part(start_of(answer), 0, dim)
     for i in range(len(blocks)):
-        first = blocks[i] * block_elements + layer.v_offset + kv_head * size * dim
-        values = Part(memory, first, dim)
-        start, stop = i * size, (i + 1) * size
-        left = Part(start_of(weights), start, weights.shape[1])
-        if all_from <= start and stop <= all_to:
+        values = Part(memory, blocks[i] * block_elements + head, dim)
+        if i + AHEAD < len(blocks):
+            after = blocks[i + AHEAD] * block_elements + head
+            prefetch(memory, after, depth * dim)
+        start = i * size
+        left = Part(start_of(weights), i * depth, weights.shape[1] // packed)
+        if all_from <= start and start + size <= all_to:
             rows = sight.num_tokens * sight.group
-            multiply_add(out, left, values, (rows, size, dim))
+            multiply_add(out, left, values, (rows, depth, dim), EVERYTHING)
             continue
         for token in range(sight.num_tokens):
             first, end = _seen(sight, token)
-            first, end = max(first, start), min(end, stop)
-            if first < end:
+            seen = max(first - start, 0), min(end - start, size)
+            if seen[0] < seen[1]:
                 row = token * sight.group
-                multiply_add(
-                    moved(out, row, 0),
-                    moved(left, row, first - start),
-                    moved(values, first - start, 0),
-                    (sight.group, end - first, dim),
-                )
+                parts = moved(out, row, 0), moved(left, row, 0), values
+                _add_some(parts, seen, (sight.group, packed, dim))
 
 
 @compiled()
-def _scaled(query: Array, scaling: float) -> Array:
-    """[count, group, dim] as float32 [count x group, dim], scaled once for all keys."""
-    count, group, dim = query.shape
-    queries = np.empty((count * group, dim), np.float32)
-    for token in range(count):
-        for head in range(group):
-            row = queries[token * group + head]
-            widen(query[token, head], row)
-            for d in range(dim):
-                row[d] *= np.float32(scaling)
-    return queries
+def _add_some(
+    parts: tuple[Part, Part, Part], seen: tuple[int, int], shape: tuple[int, int, int]
+) -> None:
+    """The values of some slots of a block, (from, to); shape is (rows, packed, dim)."""
+    out, left, values = parts
+    rows, packed, dim = shape
+    first, end = -(-seen[0] // packed), seen[1] // packed
+    if seen[0] % packed:
+        pair = moved(left, 0, first - 1), moved(values, first - 1, 0)
+        multiply_add(out, pair[0], pair[1], (rows, 1, dim), SECOND)
+    if first < end:
+        some = moved(left, 0, first), moved(values, first, 0)
+        multiply_add(out, some[0], some[1], (rows, end - first, dim), EVERYTHING)
+    if seen[1] % packed:
+        pair = moved(left, 0, end), moved(values, end, 0)
+        multiply_add(out, pair[0], pair[1], (rows, 1, dim), FIRST)
 
 
 @compiled()
@@ -283,7 +326,8 @@ def _absorb(scores: Array, running: Running, row: int) -> None:
     if before != greatest:
         shrink = np.exp(before - greatest)
         running.total[row] *= shrink
-        running.answer[row] *= shrink
+        for d in range(running.answer.shape[1]):
+            running.answer[row, d] *= shrink
     total = np.float32(0.0)
     for j in range(scores.shape[0]):
         total += scores[j]

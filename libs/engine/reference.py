@@ -21,24 +21,34 @@ class ReferenceAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
         keys, values = self._paged(layer, key, value)
-        slots = torch.from_numpy(self.batch.slot_mapping)
-        block, offset = slots // self.blocks.block_size, slots % self.blocks.block_size
-        keys[block, :, offset] = key
-        values[block, :, offset] = value
+        self._store(keys, values, key, value)
+        ordered = keys.transpose(2, 3).flatten(3)[..., : key.shape[-1]]
+        in_order = ordered, values.transpose(3, 4).flatten(2, 3)
         output = query.new_empty(*query.shape[:2], value.shape[-1])
         for table, start, count, position in self.batch.tiles.tolist():
             blocks = torch.from_numpy(self.batch.block_tables[table])
             output[start : start + count] = _attend_one(
                 query[start : start + count],
-                _in_order(keys[blocks], position + count),
-                _in_order(values[blocks], position + count),
+                _in_order(in_order[0][blocks], position + count),
+                _in_order(in_order[1][blocks], position + count),
                 rule,
             )
         return output
 
+    def _store(self, keys: Tensor, values: Tensor, key: Tensor, value: Tensor) -> None:
+        packed = keys.shape[-1]
+        slots = torch.from_numpy(self.batch.slot_mapping)
+        block, offset = slots // self.blocks.block_size, slots % self.blocks.block_size
+        filled = torch.nn.functional.pad(key, (0, -key.shape[-1] % packed))
+        keys[block, :, :, offset] = filled.view(*key.shape[:2], -1, packed)
+        at, half = offset // packed, offset % packed
+        for later in range(1, packed):  # of a begun pair, what is computed later
+            values[block, :, at, :, (half + later).clamp(max=packed - 1)] = 0
+        values[block, :, at, :, half] = value
+
     def _paged(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """One layer's K and V, both as [num_blocks, num_kv_heads, block_size, dim]."""
-        size = self.blocks.block_size
+        """One layer's K and V as they lie (see `protocol.memory`)."""
+        size, packed = self.blocks.block_size, 4 // key.itemsize
         memory = torch.from_numpy(self.blocks.memory).view(key.dtype)
 
         def part(offset: int, *shape: int) -> Tensor:
@@ -46,8 +56,11 @@ class ReferenceAttention:
             return memory[:, offset:end].view(-1, *shape)
 
         k_offset, v_offset = self.blocks.k_offsets[layer], self.blocks.v_offsets[layer]
-        keys = part(k_offset, key.shape[1], key.shape[2], size).transpose(2, 3)
-        return keys, part(v_offset, value.shape[1], size, value.shape[2])
+        depth = -(-key.shape[2] // packed)
+        keys = part(k_offset, key.shape[1], depth, size, packed)
+        return keys, part(
+            v_offset, value.shape[1], size // packed, value.shape[2], packed
+        )
 
 
 def _in_order(blocks: Tensor, count: int) -> Tensor:

@@ -1,8 +1,7 @@
 """Small matrix products whose sums stay in vector registers, for kernels of numba.
 
 What a compiler does not find by itself in loops over arrays: a block of the answer is
-held in registers while the whole depth passes by, and bfloat16 is widened on its way
-from memory. Sizes known at compile time make one function each; `multiply_add` cuts any
+held in registers while the whole depth passes by, and bfloat16 is multiplied by pairs. Sizes known at compile time make one function each; `multiply_add` cuts any
 product into them. (The "micro-kernel" of Goto & van de Geijn 2008, doi
 10.1145/1356052.1356053, without packing: the operands lie in cache already.)
 """
@@ -22,6 +21,9 @@ Array = Any
 CACHE_LINE_BYTES = 64
 IN_FLIGHT = 8  # multiply-adds that a core can have begun
 
+# Of a pair of bfloat16: both, the first, the second.
+EVERYTHING, FIRST, SECOND = 0xFFFFFFFF, 0x0000FFFF, 0xFFFF0000
+
 
 class Part(NamedTuple):
     """A matrix inside an array that somebody else keeps alive.
@@ -30,7 +32,7 @@ class Part(NamedTuple):
     as `start_of` gives it; to carry the array itself would count its references.
     """
 
-    start: Any  # of float32; or of uint16, the bits of bfloat16
+    start: Any  # of float32; or of uint32, each a pair of bfloat16
     first: int
     stride: int
 
@@ -38,13 +40,15 @@ class Part(NamedTuple):
 def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
     """out += left @ right for `rows` rows and `vectors` x LANES columns.
 
-    Called with (out, left, right, depth, width); `width` columns count where `masked`.
+    Called with (out, left, right, depth, width, keep); `width` columns count where
+    `masked`, and of each element of `right` the bits that `keep` has.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = Emitter(context, builder, signature)
         out, left, right = (emit.part(i, arguments[i]) for i in range(3))
         mask = emit.mask(arguments[4]) if masked else None
+        keep = arguments[5]
         cells = list(product(range(rows), range(vectors)))
         # A sum waits for the one before: enough of them keep the multipliers busy.
         num_sums = max(1, IN_FLIGHT // len(cells))
@@ -59,15 +63,14 @@ def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
         def add(depth: Any, sums: Any) -> None:
             """One column of `left` times one row of `right`."""
             across = [
-                emit.load(place(right, depth, vector), right[3], mask)
+                emit.load_element(place(right, depth, vector), right[3], mask, keep)
                 for vector in range(vectors)
             ]
             for row in range(rows):
-                scalar = builder.load(emit.at(left, INT(row), depth))
-                factor = emit.splat(scalar, VECTOR)
+                factor = emit.spread(emit.at(left, INT(row), depth), left[3])
                 for vector in range(vectors):
                     total = builder.load(sums[row, vector])
-                    total = emit.multiply_add(factor, across[vector], total)
+                    total = emit.add_products(factor, across[vector], total)
                     builder.store(total, sums[row, vector])
 
         depth, step = arguments[3], INT(num_sums)
@@ -79,7 +82,7 @@ def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
             add(at[0], sums[0])
         for row, vector in cells:
             address = place(out, INT(row), vector)
-            total = emit.load(address, types.float32, mask)
+            total = emit.load(address, mask)
             for one in sums:
                 total = builder.fadd(total, builder.load(one[row, vector]))
             emit.store(total, address, mask)
@@ -87,22 +90,28 @@ def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
 
     @intrinsic
     def call(
-        typing: Any, out: Any, left: Any, right: Any, depth: Any, width: Any
+        typing: Any, out: Any, left: Any, right: Any, depth: Any, width: Any, keep: Any
     ) -> Any:
-        return types.void(out, left, right, types.int64, types.int64), generate
+        numbers = types.int64, types.int64, types.uint32
+        return types.void(out, left, right, *numbers), generate
 
     return call
 
 
 @intrinsic
 def start_of(typing: Any, values: Any) -> Any:
-    """Where a contiguous array starts; it must outlive the use of that."""
+    """Where the elements of a contiguous array start; it must outlive the use of that.
+
+    An element is a float32, or a uint32 with a pair of bfloat16.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])
-        return array(context, builder, arguments[0]).data
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer = context.get_value_type(signature.return_type)
+        return builder.bitcast(array.data, pointer)
 
-    return types.CPointer(values.dtype)(values), generate
+    element = types.float32 if values.dtype == types.float32 else types.uint32
+    return types.CPointer(element)(values), generate
 
 
 @intrinsic
@@ -118,7 +127,7 @@ def greatest_of(typing: Any, start: Any, first: Any, count: Any) -> Any:
         with steps as (index, _):
             mask = emit.mask(builder.sub(count, index))
             address = builder.gep(start, [builder.add(first, index)])
-            some = emit.load(address, types.float32, mask)
+            some = emit.load(address, mask)
             some = builder.select(mask, some, lowest)
             builder.store(emit.greater(builder.load(best), some), best)
         return emit.greatest(builder.load(best))
@@ -145,28 +154,33 @@ _wide_4, _wide_3, _wide_2, _wide_1 = (_product(rows, 4) for rows in (4, 3, 2, 1)
 _narrow_8, _narrow_4, _narrow_3, _narrow_2, _narrow_1 = (
     _product(rows, 1) for rows in (8, 4, 3, 2, 1)
 )
-_ragged_4, _ragged_1 = (_product(rows, 1, masked=True) for rows in (4, 1))
+_ragged_1 = _product(1, 1, masked=True)
 
 
 @compiled()
 def multiply_add(
-    out: Part, left: Part, right: Part, shape: tuple[int, int, int]
+    out: Part, left: Part, right: Part, shape: tuple[int, int, int], keep: int
 ) -> None:
     """out += left @ right, summed in float32; shape is (rows, depth, columns).
 
-    A broken value in `right` reaches its own column only, one in `left` its own row.
+    `left` and `right` hold float32, or pairs of bfloat16 along the depth, which counts
+    elements. `keep` is EVERYTHING, or which half of each pair of `right` is there. A
+    broken value in `right` reaches its own column only, one in `left` its own row.
     """
     rows, depth, columns = shape
     column = 0
     while column + 4 * LANES <= columns:
-        _wide(moved(out, 0, column), left, moved(right, 0, column), rows, depth)
+        _wide(moved(out, 0, column), left, moved(right, 0, column), rows, depth, keep)
         column += 4 * LANES
     while column + LANES <= columns:
-        _narrow(moved(out, 0, column), left, moved(right, 0, column), rows, depth)
+        _narrow(moved(out, 0, column), left, moved(right, 0, column), rows, depth, keep)
         column += LANES
     if column < columns:
+        width = columns - column
         last = moved(right, 0, column)
-        _ragged(moved(out, 0, column), left, last, rows, depth, columns - column)
+        for row in range(rows):
+            one = moved(out, row, column)
+            _ragged_1(one, moved(left, row, 0), last, depth, width, keep)
 
 
 @compiled()
@@ -177,48 +191,37 @@ def moved(part: Part, row: int, column: int) -> Part:
 
 
 @compiled()
-def _wide(out: Part, left: Part, right: Part, rows: int, depth: int) -> None:
+def _wide(out: Part, left: Part, right: Part, rows: int, depth: int, keep: int) -> None:
     row = 0
     while row + 4 <= rows:
-        _wide_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
+        _wide_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 4
     if row + 3 <= rows:
-        _wide_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
+        _wide_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 3
     if row + 2 <= rows:
-        _wide_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
+        _wide_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 2
     if row < rows:
-        _wide_1(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
+        _wide_1(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
 
 
 @compiled()
-def _narrow(out: Part, left: Part, right: Part, rows: int, depth: int) -> None:
-    row = 0
-    while row + 8 <= rows:
-        _narrow_8(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
-        row += 8
-    if row + 4 <= rows:
-        _narrow_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
-        row += 4
-    if row + 3 <= rows:
-        _narrow_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
-        row += 3
-    if row + 2 <= rows:
-        _narrow_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
-        row += 2
-    if row < rows:
-        _narrow_1(moved(out, row, 0), moved(left, row, 0), right, depth, 0)
-
-
-@compiled()
-def _ragged(
-    out: Part, left: Part, right: Part, rows: int, depth: int, width: int
+def _narrow(
+    out: Part, left: Part, right: Part, rows: int, depth: int, keep: int
 ) -> None:
     row = 0
+    while row + 8 <= rows:
+        _narrow_8(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
+        row += 8
     while row + 4 <= rows:
-        _ragged_4(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        _narrow_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 4
-    while row < rows:
-        _ragged_1(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-        row += 1
+    if row + 3 <= rows:
+        _narrow_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
+        row += 3
+    if row + 2 <= rows:
+        _narrow_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
+        row += 2
+    if row < rows:
+        _narrow_1(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)

@@ -4,11 +4,13 @@ A KV block holds `block_size` tokens of every layer in one contiguous run of byt
 layer after layer, K before V:
 
     block = [ layer 0: K | V ][ layer 1: K | V ] ...
-    K     = [num_kv_heads, k_head_dim, block_size]
-    V     = [num_kv_heads, block_size, v_head_dim]
+    K     = [num_kv_heads, k_head_dim / P, block_size, P]
+    V     = [num_kv_heads, block_size / P, v_head_dim, P]
 
-K lies the other way round because a query scores the keys of a block side by side. A
-block is contiguous, so it is the unit of sharing, eviction, offload and transfer.
+What a sum runs over (head dims of K, tokens of V) lies P by P next to each other, as
+instructions multiply it: P is 2 for bfloat16 and 1 for float32; head dims are rounded up.
+The keys of a block lie side by side because a query scores them so. A block is
+contiguous, so it is the unit of sharing, eviction, offload and transfer.
 """
 
 from typing import Literal
@@ -21,6 +23,7 @@ ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
 
 DType = Literal["float32", "bfloat16"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
+PACKED: dict[DType, int] = {"float32": 1, "bfloat16": 2}  # P above
 
 
 class LayerGeometry(Message):
@@ -30,9 +33,11 @@ class LayerGeometry(Message):
     k_head_dim: int = Field(ge=1)
     v_head_dim: int = Field(ge=1)
 
-    def num_elements(self, block_size: int) -> int:
+    def num_elements(self, block_size: int, packed: int) -> tuple[int, int]:
         """K and V of one layer in one block."""
-        return self.num_kv_heads * block_size * (self.k_head_dim + self.v_head_dim)
+        k_head_dim = -(-self.k_head_dim // packed) * packed
+        of_all_heads = self.num_kv_heads * block_size
+        return of_all_heads * k_head_dim, of_all_heads * self.v_head_dim
 
 
 class KVGeometry(Message):
@@ -44,7 +49,10 @@ class KVGeometry(Message):
 
     @property
     def block_bytes(self) -> int:
-        elements = sum(layer.num_elements(self.block_size) for layer in self.layers)
+        packed = PACKED[self.dtype]
+        elements = sum(
+            sum(layer.num_elements(self.block_size, packed)) for layer in self.layers
+        )
         return elements * ITEM_BYTES[self.dtype]
 
     def num_blocks(self, num_tokens: int) -> int:

@@ -12,7 +12,7 @@ from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
 from engine.reference import ReferenceAttention
-from protocol.memory import DType, KVGeometry, LayerGeometry
+from protocol.memory import PACKED, DType, KVGeometry, LayerGeometry
 from protocol.sampling import SamplingParams
 
 LAYER = 1  # the second of two, so that offsets count
@@ -48,7 +48,7 @@ def random_case(
 ) -> Case:
     """heads are (of queries, of keys), dims (of keys, of values)."""
     random = torch.Generator().manual_seed(seed)
-    block_size = int(torch.randint(3, 20, (), generator=random))
+    block_size = int(torch.randint(3, 20, (), generator=random)) * PACKED[dtype]
     layer = LayerGeometry(num_kv_heads=heads[1], k_head_dim=dims[0], v_head_dim=dims[1])
     geometry = KVGeometry(layers=(layer, layer), dtype=dtype, block_size=block_size)
     order = torch.randperm(NUM_BLOCKS, generator=random).tolist()
@@ -65,7 +65,7 @@ def random_case(
 
     return Case(
         geometry,
-        normal(NUM_BLOCKS, layer.num_elements(block_size) * 2),
+        normal(NUM_BLOCKS, 2 * sum(layer.num_elements(block_size, PACKED[dtype]))),
         batch,
         normal(num_tokens, heads[0], dims[0]),
         normal(num_tokens, heads[1], dims[0]),
