@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from engine.errors import UnsupportedModel
 
@@ -117,8 +117,10 @@ def _refuse_the_rest(module: nn.Module, arguments: dict[str, Any]) -> None:
 def register() -> None:
     """Make the implementation known to transformers; repeating it is harmless."""
     AttentionInterface.register(IMPLEMENTATION, attend)
-    # No mask: the kernels know from positions and windows what a token may see.
+    # No mask: the kernels know from positions and windows what a token may see. So
+    # nobody need look through the positions for where sequences begin.
     AttentionMaskInterface.register(IMPLEMENTATION, lambda *_, **__: None)
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
 
 
 def bits(tensor: Tensor) -> Any:

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from engine.configuration import max_position, read_configuration
 from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
+from engine.modules import speed_up
 from engine.proof import prove
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
@@ -60,6 +61,7 @@ class Checkpoint:
         tensors = state(loaded)
         served = skeleton(config, getattr(torch, dtype))
         bind(served, tensors)
+        speed_up(served)
         geometry = prove(loaded, served, facts, dtype, block_size)
         specs, weights_bytes = _lay_out(tensors)
         return cls(facts, geometry, specs, weights_bytes, tensors)

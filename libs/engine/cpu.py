@@ -6,26 +6,28 @@ from engine.attention import ScoreRule, bits
 from engine.batch import Batch
 from engine.blocks import KVBlocks
 from engine.kernel import LayerBlocks, Rule, StepIndex, paged_attention
+from engine.program import Kind
+from engine.recorder import Native, Recorder
 
 
 class CpuAttention:
     """One step's attention on the CPU (see `engine.attention.PagedAttention`)."""
 
-    def __init__(self, blocks: KVBlocks, batch: Batch) -> None:
+    def __init__(
+        self, blocks: KVBlocks, batch: Batch, recorder: Recorder | None = None
+    ) -> None:
         self._blocks = blocks
+        self._recorder = recorder
         self._index = StepIndex(batch.slot_mapping, batch.block_tables, batch.tiles)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         output = query.new_empty((*query.shape[:2], value.shape[-1]))
         blocks = self._blocks
         paged_attention(
-            (
-                bits(query.contiguous()),
-                bits(key.contiguous()),
-                bits(value.contiguous()),
-            ),
+            (bits(query), bits(key), bits(value)),
             bits(output),
             LayerBlocks(
                 blocks.memory,
@@ -36,4 +38,30 @@ class CpuAttention:
             self._index,
             Rule(rule.scaling, rule.window, rule.softcap),
         )
+        if self._recorder is not None:
+            self._note(self._recorder, layer, (query, key, value, output), rule)
         return output
+
+    def _note(
+        self,
+        recorder: Recorder,
+        layer: int,
+        tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+        rule: ScoreRule,
+    ) -> None:
+        """Take down a step of one token of each sequence."""
+        query, key, value, output = tensors
+        tokens, heads, k_dim = query.shape
+        kv_heads, v_dim = value.shape[1:]
+        offsets = self._blocks.k_offsets[layer], self._blocks.v_offsets[layer]
+        new = key.data_ptr(), value.data_ptr()
+        stored = (*new, tokens, kv_heads, k_dim, v_dim, *offsets)
+        recorder.note(Native(Kind.STORE, tokens, stored, (), (key, value), ()))
+        addresses = query.data_ptr(), output.data_ptr()
+        sizes = tokens, heads, k_dim, v_dim
+        attended = (*addresses, *sizes, *offsets, kv_heads, rule.window)
+        constants = rule.scaling, rule.softcap
+        tasks = tokens * kv_heads
+        recorder.note(
+            Native(Kind.ATTEND, tasks, attended, constants, (query,), (output,))
+        )

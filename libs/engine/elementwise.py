@@ -101,7 +101,9 @@ def _copy_rounded(typing: Any, source: Any, target: Any) -> Any:
             put = emit.store if target.dtype == types.float32 else emit.store_rounded
             put(vector, builder.gep(to.data, [at]), mask)
 
-        with cgutils.for_range_slice(builder, INT(0), whole, INT(LANES), inc=True) as at:
+        with cgutils.for_range_slice(
+            builder, INT(0), whole, INT(LANES), inc=True
+        ) as at:
             copy(at[0], None)
         with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
             copy(whole, emit.mask(rest))

@@ -116,14 +116,32 @@ class Emitter:
 
     def store_rounded(self, vector: Any, address: Any, mask: Any) -> None:
         """LANES float32 as bfloat16, to the nearest even; NaN stays NaN."""
-        rounded = self._builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES))
         kind = ir.VectorType(ir.IntType(16), LANES)
-        bits = self._builder.bitcast(rounded, kind)
+        if multiplies_pairs():
+            rounded = self._builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES))
+            bits = self._builder.bitcast(rounded, kind)
+        else:
+            bits = self._builder.trunc(self._rounded_words(vector), kind)
         address = self._builder.bitcast(address, kind.as_pointer())
         if mask is None:
             self._builder.store(bits, address, align=2)
         else:
             self._masked_store(bits, address, mask, 2)
+
+    def _rounded_words(self, vector: Any) -> Any:
+        """bfloat16 in the lower halves, by arithmetic."""
+        builder = self._builder
+
+        def every(number: int) -> Any:
+            return ir.Constant(_WORDS, [number] * LANES)
+
+        words = builder.bitcast(vector, _WORDS)
+        upper = builder.lshr(words, every(16))
+        odd = builder.and_(upper, every(1))
+        nearest = builder.add(builder.add(words, every(0x7FFF)), odd)
+        nearest = builder.lshr(nearest, every(16))
+        is_nan = builder.fcmp_unordered("uno", vector, vector)
+        return builder.select(is_nan, builder.or_(upper, every(0x40)), nearest)
 
     def store(self, vector: Any, address: Any, mask: Any) -> None:
         address = self._builder.bitcast(address, VECTOR.as_pointer())

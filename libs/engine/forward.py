@@ -25,13 +25,23 @@ class Forward:
 
         Writes the batch's K/V wherever `attention` keeps them.
         """
+        token_ids = torch.from_numpy(batch.token_ids).unsqueeze(0)
+        positions = torch.from_numpy(batch.positions).unsqueeze(0)
+        with torch.inference_mode():
+            return self.run(token_ids, positions, attention, rows)
+
+    def run(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: PagedAttention,
+        rows: Tensor,
+    ) -> Tensor:
+        """The same of [1, num_tokens] tensors, in the caller's inference mode."""
         arguments: dict[str, Any] = {"paged_attention": attention, "use_cache": False}
         if self._keeps_logits:
             arguments["logits_to_keep"] = rows
-        with torch.inference_mode():
-            logits: Tensor = self._model(
-                input_ids=torch.from_numpy(batch.token_ids).unsqueeze(0),
-                position_ids=torch.from_numpy(batch.positions).unsqueeze(0),
-                **arguments,
-            ).logits[0]
+        logits: Tensor = self._model(
+            input_ids=token_ids, position_ids=positions, **arguments
+        ).logits[0]
         return logits if self._keeps_logits else logits[rows]

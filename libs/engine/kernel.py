@@ -90,8 +90,8 @@ def paged_attention(
     of every tile is a task of its own.
     """
     query, key, value = new
-    _store_keys(key, layer, step.slot_mapping)
-    _store_values(value, layer, step.slot_mapping)
+    store_keys(key, layer, step.slot_mapping)
+    store_values(value, layer, step.slot_mapping)
     num_tiles = step.tiles.shape[0]
     for task in prange(num_tiles * key.shape[1]):
         # Head by head, so that threads divide heads first and tiles of one head last.
@@ -99,7 +99,7 @@ def paged_attention(
         table, start, count, position = step.tiles[tile]
         group = query.shape[1] // key.shape[1]
         heads = slice(kv_head * group, (kv_head + 1) * group)
-        _attend_tile(
+        attend_tile(
             query[start : start + count, heads],
             output[start : start + count, heads],
             (layer, step.block_tables[table], kv_head),
@@ -109,7 +109,7 @@ def paged_attention(
 
 
 @compiled()
-def _store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
+def store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
     num_tokens, num_heads, dim = keys.shape
     size, packed = layer.block_size, _packed(layer.memory)
     depth = -(-dim // packed)
@@ -126,7 +126,7 @@ def _store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
 
 
 @compiled()
-def _store_values(values: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
+def store_values(values: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
     num_tokens, num_heads, dim = values.shape
     size, packed = layer.block_size, _packed(layer.memory)
     for token in range(num_tokens):
@@ -149,7 +149,7 @@ def _packed(memory: Array) -> int:
 
 
 @compiled()
-def _attend_tile(
+def attend_tile(
     query: Array,
     output: Array,
     paged: tuple[LayerBlocks, Array, int],
@@ -189,7 +189,8 @@ def _rows(query: Array, packed: int) -> Array:
     rows = np.zeros((count * group, -(-dim // packed) * packed), query.dtype)
     for token in range(count):
         for head in range(group):
-            rows[token * group + head, :dim] = query[token, head]
+            for d in range(dim):
+                rows[token * group + head, d] = query[token, head, d]
     return rows
 
 
@@ -276,19 +277,16 @@ def _add_values(
         if i + AHEAD < len(blocks):
             after = blocks[i + AHEAD] * block_elements + head
             prefetch(memory, after, depth * dim)
-        start = i * size
         left = Part(start_of(weights), i * depth, weights.shape[1] // packed)
-        if all_from <= start and start + size <= all_to:
-            rows = sight.num_tokens * sight.group
-            multiply_add(out, left, values, (rows, depth, dim), EVERYTHING)
-            continue
-        for token in range(sight.num_tokens):
-            first, end = _seen(sight, token)
+        start = i * size
+        is_whole = all_from <= start and start + size <= all_to
+        for token in range(1 if is_whole else sight.num_tokens):
+            first, end = (start, start + size) if is_whole else _seen(sight, token)
             seen = max(first - start, 0), min(end - start, size)
-            if seen[0] < seen[1]:
-                row = token * sight.group
-                parts = moved(out, row, 0), moved(left, row, 0), values
-                _add_some(parts, seen, (sight.group, packed, dim))
+            rows = sight.num_tokens if is_whole else 1
+            row = token * sight.group
+            parts = moved(out, row, 0), moved(left, row, 0), values
+            _add_some(parts, seen, (rows * sight.group, packed, dim))
 
 
 @compiled()
@@ -299,15 +297,16 @@ def _add_some(
     out, left, values = parts
     rows, packed, dim = shape
     first, end = -(-seen[0] // packed), seen[1] // packed
-    if seen[0] % packed:
-        pair = moved(left, 0, first - 1), moved(values, first - 1, 0)
-        multiply_add(out, pair[0], pair[1], (rows, 1, dim), SECOND)
-    if first < end:
-        some = moved(left, 0, first), moved(values, first, 0)
-        multiply_add(out, some[0], some[1], (rows, end - first, dim), EVERYTHING)
-    if seen[1] % packed:
-        pair = moved(left, 0, end), moved(values, end, 0)
-        multiply_add(out, pair[0], pair[1], (rows, 1, dim), FIRST)
+    for part in range(3):  # half a pair, whole pairs, half a pair
+        if part == 0:
+            at, depth, keep = first - 1, seen[0] % packed, SECOND
+        elif part == 1:
+            at, depth, keep = first, end - first, EVERYTHING
+        else:
+            at, depth, keep = end, seen[1] % packed, FIRST
+        if depth > 0 and seen[0] < seen[1]:
+            some = moved(left, 0, at), moved(values, at, 0)
+            multiply_add(out, some[0], some[1], (rows, depth, dim), keep)
 
 
 @compiled()

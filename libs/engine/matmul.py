@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, prange, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -90,50 +90,55 @@ _dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
 _dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
 
 
-@compiled(parallel=True)
-def linear(x: int, weight: int, bias: int, y: int, shape: tuple[int, int, int]) -> None:
-    """y = x @ weight.T + bias, by their addresses; shape is (rows, inputs, outputs).
+def num_tiles(outputs: int) -> int:
+    """Tiles of a product with so many outputs."""
+    return -(-outputs // TILE)
 
-    x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows, outputs], all
-    bfloat16 and contiguous.
+
+@compiled()
+def linear_tile(
+    x: int, weight: int, bias: int, y: int, shape: tuple[int, int, int], tile: int
+) -> None:
+    """y = x @ weight.T + bias of one tile of outputs; shape is (rows, inputs, outputs).
+
+    By addresses: x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows,
+    outputs], all bfloat16 and contiguous.
     """
     rows, depth, outputs = shape
-    for tile in prange(-(-outputs // TILE)):
-        first: Any = np.int64(tile) * TILE  # prange counts in uint64
-        width = min(TILE, outputs - first)
-        sums = _tile(x, weight, first, (rows, depth, width))
-        offsets = np.empty(width, np.float32)
-        widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
-        answer = carray(bits_at(y), (rows, outputs))
-        for row in range(rows):
-            for j in range(width):
-                sums[row, j] += offsets[j]
-            narrow(sums[row, :width], answer[row, first : first + width])
+    first = tile * TILE
+    width = min(TILE, outputs - first)
+    sums = _tile(x, weight, first, (rows, depth, width))
+    offsets = np.empty(width, np.float32)
+    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
+    answer = carray(bits_at(y), (rows, outputs))
+    for row in range(rows):
+        for j in range(width):
+            sums[row, j] += offsets[j]
+        narrow(sums[row, :width], answer[row, first : first + width])
 
 
-@compiled(parallel=True)
-def gated_linear(
+@compiled()
+def gated_tile(
     x: int,
     weights: tuple[int, int],
     y: int,
     shape: tuple[int, int, int],
     curve: int,
+    tile: int,
 ) -> None:
-    """y = activation(x @ gate.T) * (x @ up.T); weights are (gate, up), as in `linear`.
+    """y = activation(x @ gate.T) * (x @ up.T) of one tile; weights are (gate, up).
 
-    For `curve` see `gate_row`.
+    Otherwise as `linear_tile`; for `curve` see `gate_row`.
     """
     rows, depth, outputs = shape
-    gate, up = weights
-    for tile in prange(-(-outputs // TILE)):
-        first: Any = np.int64(tile) * TILE  # prange counts in uint64
-        width = min(TILE, outputs - first)
-        gates = _tile(x, gate, first, (rows, depth, width))
-        ups = _tile(x, up, first, (rows, depth, width))
-        answer = carray(bits_at(y), (rows, outputs))
-        for row in range(rows):
-            gate_row(gates[row, :width], ups[row, :width], curve)
-            narrow(gates[row, :width], answer[row, first : first + width])
+    first = tile * TILE
+    width = min(TILE, outputs - first)
+    gates = _tile(x, weights[0], first, (rows, depth, width))
+    ups = _tile(x, weights[1], first, (rows, depth, width))
+    answer = carray(bits_at(y), (rows, outputs))
+    for row in range(rows):
+        gate_row(gates[row, :width], ups[row, :width], curve)
+        narrow(gates[row, :width], answer[row, first : first + width])
 
 
 @compiled()

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as linear_of_many
 
-from engine import matmul, rows
 from engine.elementwise import GELU_TANH, SILU
+from engine.matmul import num_tiles
+from engine.program import Kind
+from engine.recorder import Recorder
+from engine.rotary import replace_rotary
 
 # Up to so many rows a product waits for weights to come from memory; with more of them
 # it is arithmetic that counts, and a library that lays the weights out for it.
-FEW_ROWS = 16
-# From so many rows on, a pass over them is worth the start of several threads.
-MANY_ROWS = 32
-
-_TRIAL_ROWS = (1, 3, FEW_ROWS, MANY_ROWS + 8)
+FEW_ROWS = 32
+_TRIAL_ROWS = (1, 3, FEW_ROWS, FEW_ROWS + 24)
 # Of the answer's norm: bfloat16 keeps eight bits, and a module rounds several times.
 _TOLERANCE = 0.02
 
@@ -29,8 +29,9 @@ _TOLERANCE = 0.02
 class Linear(nn.Module):
     """`nn.Linear`; for few rows each weight is read once."""
 
-    def __init__(self, of: nn.Linear) -> None:
+    def __init__(self, of: nn.Linear, recorder: Recorder) -> None:
         super().__init__()
+        self._recorder = recorder
         self.weight, self.bias = of.weight, of.bias
         self._outputs, self._inputs = of.weight.shape
         self._offsets = of.bias
@@ -44,21 +45,22 @@ class Linear(nn.Module):
             return linear_of_many(x, self.weight, self.bias)
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self._outputs))
-        matmul.linear(
-            x.data_ptr(),
-            self.weight.data_ptr(),
-            self._offsets.data_ptr(),
-            y.data_ptr(),
-            (num_rows, self._inputs, self._outputs),
-        )
+        weights = self.weight.data_ptr(), self._offsets.data_ptr()
+        addresses = x.data_ptr(), *weights, y.data_ptr()
+        shape = num_rows, self._inputs, self._outputs
+        tasks = num_tiles(self._outputs)
+        self._recorder.do(Kind.LINEAR, tasks, (*addresses, *shape), (x,), (y,))
         return y
 
 
 class RMSNorm(nn.Module):
     """Root mean square normalisation in one pass."""
 
-    def __init__(self, weight: nn.Parameter, epsilon: float, offset: float) -> None:
+    def __init__(
+        self, weight: nn.Parameter, epsilon: float, offset: float, recorder: Recorder
+    ) -> None:
         super().__init__()
+        self._recorder = recorder
         self.weight = weight
         self._epsilon, self._offset = epsilon, offset
 
@@ -68,23 +70,19 @@ class RMSNorm(nn.Module):
         y = torch.empty_like(x)
         dim = x.shape[-1]
         num_rows = x.numel() // dim
-        kernel = rows.normalize if num_rows < MANY_ROWS else rows.normalize_many
-        kernel(
-            x.data_ptr(),
-            self.weight.data_ptr(),
-            y.data_ptr(),
-            (num_rows, dim),
-            self._epsilon,
-            self._offset,
-        )
+        addresses = x.data_ptr(), self.weight.data_ptr(), y.data_ptr()
+        constants = self._epsilon, self._offset
+        numbers = *addresses, num_rows, dim
+        self._recorder.do(Kind.NORMALIZE, num_rows, numbers, (x,), (y,), constants)
         return y
 
 
 class GatedMLP(nn.Module):
     """down(activation(gate(x)) * up(x)), gate and up side by side."""
 
-    def __init__(self, of: Any, curve: int) -> None:
+    def __init__(self, of: Any, curve: int, recorder: Recorder) -> None:
         super().__init__()
+        self._recorder = recorder
         self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
         self.down_proj = of.down_proj
         self._curve = curve
@@ -97,34 +95,41 @@ class GatedMLP(nn.Module):
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], outputs))
         if num_rows <= FEW_ROWS:
-            matmul.gated_linear(
-                x.data_ptr(),
-                (gate.data_ptr(), up.data_ptr()),
-                y.data_ptr(),
-                (num_rows, inputs, outputs),
-                self._curve,
-            )
+            weights = gate.data_ptr(), up.data_ptr()
+            sizes = num_rows, inputs, outputs, self._curve
+            numbers = x.data_ptr(), *weights, y.data_ptr(), *sizes
+            tasks = num_tiles(outputs)
+            self._recorder.do(Kind.GATED_LINEAR, tasks, numbers, (x,), (y,))
         else:
             gates, ups = linear_of_many(x, gate), linear_of_many(x, up)
-            rows.activate(
-                gates.data_ptr(),
-                ups.data_ptr(),
-                y.data_ptr(),
-                (num_rows, outputs),
-                self._curve,
+            addresses = gates.data_ptr(), ups.data_ptr(), y.data_ptr()
+            sizes_of_many = num_rows, outputs, self._curve
+            reads = gates, ups
+            self._recorder.do(
+                Kind.GATE, num_rows, (*addresses, *sizes_of_many), reads, (y,)
             )
         answer: Tensor = self.down_proj(y)
         return answer
 
 
-def speed_up(model: nn.Module) -> None:
-    """Replace what can be replaced in a bound model of bfloat16, each kind on trial."""
-    _replace_in(model, {})
+def speed_up(model: nn.Module) -> Recorder:
+    """Replace what can be replaced in a bound model of bfloat16, each kind on trial.
+
+    The answer hears what the modules compute.
+    """
+    recorder = Recorder()
+    _replace_in(model, {}, recorder)
+    for module in model.modules():
+        if _is_bfloat16(module):
+            replace_rotary(module, recorder)
+    return recorder
 
 
-def _replace_in(parent: nn.Module, tried: dict[Hashable, int | None]) -> None:
+def _replace_in(
+    parent: nn.Module, tried: dict[Hashable, int | None], recorder: Recorder
+) -> None:
     for name, module in list(parent.named_children()):
-        candidates = _candidates(module)
+        candidates = _candidates(module, recorder)
         kind = _kind(module)
         if candidates and kind not in tried:
             equal = (i for i, c in enumerate(candidates) if _equals(c, module))
@@ -133,7 +138,7 @@ def _replace_in(parent: nn.Module, tried: dict[Hashable, int | None]) -> None:
         if winner is not None:
             module = candidates[winner].eval()
             setattr(parent, name, module)
-        _replace_in(module, tried)
+        _replace_in(module, tried, recorder)
 
 
 def _kind(module: nn.Module) -> Hashable:
@@ -142,24 +147,28 @@ def _kind(module: nn.Module) -> Hashable:
     return type(module), shapes, repr(getattr(module, "act_fn", None))
 
 
-def _candidates(module: nn.Module) -> list[nn.Module]:
+def _is_bfloat16(module: nn.Module) -> bool:
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    return dtypes == {torch.bfloat16}
+
+
+def _candidates(module: nn.Module, recorder: Recorder) -> list[nn.Module]:
     """What might stand in for a module, by its looks."""
-    parameters = list(module.parameters())
-    known = isinstance(module, Linear | RMSNorm | GatedMLP)
-    if known or not parameters or any(p.dtype != torch.bfloat16 for p in parameters):
+    if isinstance(module, Linear | RMSNorm | GatedMLP) or not _is_bfloat16(module):
         return []
     if type(module) is nn.Linear:
-        return [Linear(module)]
+        return [Linear(module, recorder)]
     if type(module).__name__.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        parameters = list(module.parameters())
         if epsilon is not None and len(parameters) == 1:
-            return [RMSNorm(parameters[0], epsilon, offset) for offset in (0.0, 1.0)]
+            return [RMSNorm(parameters[0], epsilon, o, recorder) for o in (0.0, 1.0)]
     children = dict(module.named_children())
     if {"gate_proj", "up_proj", "down_proj"} <= children.keys() and all(
         type(children[name]) is nn.Linear and children[name].bias is None
         for name in ("gate_proj", "up_proj", "down_proj")
     ):
-        return [GatedMLP(module, curve) for curve in (SILU, GELU_TANH)]
+        return [GatedMLP(module, curve, recorder) for curve in (SILU, GELU_TANH)]
     return []
 
 

@@ -1,9 +1,9 @@
-"""Passes over the rows of activations, each of which transformers makes in several."""
+"""One row of activations, in one pass where transformers makes several."""
 
 from typing import Any
 
 import numpy as np
-from numba import carray, prange
+from numba import carray
 
 from engine.compiled import compiled
 from engine.elementwise import gate_row, narrow, widen
@@ -13,63 +13,78 @@ Array = Any
 
 
 @compiled()
-def normalize(
-    x: int, weight: int, y: int, shape: tuple[int, int], epsilon: float, offset: float
+def normalize_row(
+    x: int,
+    weight: int,
+    y: int,
+    shape: tuple[int, int],
+    constants: tuple[float, float],
+    row: int,
 ) -> None:
-    """y = x / sqrt(mean(x^2) + epsilon) * (weight + offset) of each row, bfloat16.
+    """y = x / sqrt(mean(x^2) + epsilon) * (weight + offset) of one row, bfloat16.
 
     RMSNorm (arXiv 1910.07467, equation 4); Gemma's weights count from one. By
-    addresses; x and y are [rows, dim], weight is [dim].
+    addresses; x and y are [rows, dim], weight is [dim]; constants (epsilon, offset).
     """
-    rows, dim = shape
-    scales = _scales(weight, dim, offset)
-    for row in range(rows):
-        _normalize_row(x, y, row, shape, scales, epsilon)
-
-
-@compiled(parallel=True)
-def normalize_many(
-    x: int, weight: int, y: int, shape: tuple[int, int], epsilon: float, offset: float
-) -> None:
-    """The same on all threads: worth their start from some dozens of rows."""
-    rows, dim = shape
-    scales = _scales(weight, dim, offset)
-    for row in prange(rows):
-        _normalize_row(x, y, np.int64(row), shape, scales, epsilon)
-
-
-@compiled()
-def _scales(weight: int, dim: int, offset: float) -> Array:
-    scales = np.empty(dim, np.float32)
-    widen(carray(bits_at(weight), dim), scales)
-    for j in range(dim):
-        scales[j] += np.float32(offset)
-    return scales
-
-
-@compiled()
-def _normalize_row(
-    x: int, y: int, row: int, shape: tuple[int, int], scales: Array, epsilon: float
-) -> None:
     dim = shape[1]
-    values = np.empty(dim, np.float32)
+    epsilon, offset = np.float32(constants[0]), np.float32(constants[1])
+    values, scales = np.empty(dim, np.float32), np.empty(dim, np.float32)
     widen(carray(bits_at(x), shape)[row], values)
+    widen(carray(bits_at(weight), dim), scales)
     total = np.float32(0.0)
     for j in range(dim):
         total += values[j] * values[j]
-    factor = np.float32(1.0) / np.sqrt(total / np.float32(dim) + np.float32(epsilon))
+    factor = np.float32(1.0) / np.sqrt(total / np.float32(dim) + epsilon)
     for j in range(dim):
-        values[j] *= factor * scales[j]
+        values[j] *= factor * (scales[j] + offset)
     narrow(values, carray(bits_at(y), shape)[row])
 
 
-@compiled(parallel=True)
-def activate(gate: int, up: int, y: int, shape: tuple[int, int], curve: int) -> None:
-    """y = activation(gate) * up, all [rows, dim] of bfloat16, by their addresses."""
-    rows, dim = shape
-    for row in prange(rows):
-        gates, ups = np.empty(dim, np.float32), np.empty(dim, np.float32)
-        widen(carray(bits_at(gate), shape)[row], gates)
-        widen(carray(bits_at(up), shape)[row], ups)
-        gate_row(gates, ups, curve)
-        narrow(gates, carray(bits_at(y), shape)[row])
+@compiled()
+def add_row(a: int, b: int, y: int, shape: tuple[int, int], row: int) -> None:
+    """y = a + b of one row, all [rows, dim] of bfloat16, by their addresses."""
+    dim = shape[1]
+    left, right = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    widen(carray(bits_at(a), shape)[row], left)
+    widen(carray(bits_at(b), shape)[row], right)
+    for j in range(dim):
+        left[j] += right[j]
+    narrow(left, carray(bits_at(y), shape)[row])
+
+
+@compiled()
+def rotate_token(
+    x: int, y: int, angles: tuple[int, int], shape: tuple[int, int, int], token: int
+) -> None:
+    """Rotary position embedding (arXiv 2104.09864) of one token's heads.
+
+    x and y are [tokens, heads, dim], angles are (cos, sin) [tokens, dim]; bfloat16 by
+    addresses. Halves of a head are rotated against each other, as in transformers.
+    """
+    tokens, heads, dim = shape
+    half = dim // 2
+    cos, sin = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    widen(carray(bits_at(angles[0]), (tokens, dim))[token], cos)
+    widen(carray(bits_at(angles[1]), (tokens, dim))[token], sin)
+    values, rotated = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    source, target = carray(bits_at(x), shape), carray(bits_at(y), shape)
+    for head in range(heads):
+        widen(source[token, head], values)
+        for j in range(half):
+            rotated[j] = values[j] * cos[j] - values[j + half] * sin[j]
+            other = values[j + half] * cos[j + half] + values[j] * sin[j + half]
+            rotated[j + half] = other
+        narrow(rotated, target[token, head])
+
+
+@compiled()
+def gate_rows(
+    gate: int, up: int, y: int, shape: tuple[int, int], curve: int, row: int
+) -> None:
+    """y = activation(gate) * up of one row, all [rows, dim] of bfloat16."""
+    dim = shape[1]
+    gates, ups = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    widen(carray(bits_at(gate), shape)[row], gates)
+    widen(carray(bits_at(up), shape)[row], ups)
+    gate_row(gates, ups, curve)
+    narrow(gates, carray(bits_at(y), shape)[row])

@@ -32,7 +32,8 @@ def sample(
     if not params:
         return []
     logits = _without_early_stops(logits, params, indices)
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    # As torch.argmax, which takes twenty times as long for bfloat16.
+    tokens: list[int] = logits.float().numpy().argmax(axis=-1).tolist()
     random = [row for row, p in enumerate(params) if p.temperature > 0.0]
     if random:
         drawn = _draw_rows(

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.batch import pack
+from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.configuration import read_configuration
 from engine.cpu import CpuAttention
@@ -16,6 +16,7 @@ from engine.interface import Chunk, Drawn
 from engine.modules import speed_up
 from engine.sampler import log_probabilities, sample
 from engine.skeleton import bind, skeleton, views
+from engine.tape import Tapes
 from engine.threads import Threads
 from protocol.memory import KVGeometry, TensorSpec
 from protocol.sampling import SamplingParams
@@ -37,11 +38,13 @@ class TransformerEngine:
     def __init__(
         self,
         forward: Forward,
+        tapes: Tapes,
         blocks: KVBlocks,
         geometry: KVGeometry,
         threads: Threads,
     ) -> None:
         self._forward = forward
+        self._tapes = tapes if geometry.dtype == "bfloat16" else None
         self._blocks = blocks
         self._geometry = geometry
         self._threads = threads
@@ -58,9 +61,11 @@ class TransformerEngine:
         geometry = memory.geometry
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
         bind(model, views(memory.weights, memory.tensors))
-        speed_up(model)
+        recorder = speed_up(model)
         blocks = KVBlocks.over(memory.blocks, geometry)
-        return cls(Forward(model), blocks, geometry, Threads(threads))
+        forward = Forward(model)
+        tapes = Tapes(forward, recorder, geometry)
+        return cls(forward, tapes, blocks, geometry, Threads(threads))
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
@@ -80,15 +85,24 @@ class TransformerEngine:
         params = SamplingParams(temperature=0.0, max_tokens=1)
         prompt = Chunk([0, 0], 0, [0], params, None)
         scratch = KVBlocks.scratch(2, self._geometry)
-        self._step([prompt, Chunk([0], 0, [1], params, 0)], scratch)
+        decode = Chunk([0], 0, [1], params, 0)
+        self._step([prompt, decode], scratch)
+        self._step([decode], scratch)
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         self._threads.apply()
         batch = pack(chunks, blocks.block_size)
-        rows = torch.from_numpy(batch.last_rows)
-        logits = self._forward(batch, CpuAttention(blocks, batch), rows)
+        logits = self._logits(batch, blocks)
         drawn = iter(_draw(logits, [c for c in chunks if c.sample_index is not None]))
         return [None if chunk.sample_index is None else next(drawn) for chunk in chunks]
+
+    def _logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
+        """Of the rows that are sampled."""
+        rows = torch.from_numpy(batch.last_rows)
+        if self._tapes is None or not self._tapes.suits(batch):
+            return self._forward(batch, CpuAttention(blocks, batch), rows)
+        logits = self._tapes.logits(batch, blocks, self._threads.count)
+        return logits if len(rows) == len(logits) else logits[rows]
 
 
 def _draw(logits: Tensor, chunks: Sequence[Chunk]) -> list[Drawn]:

@@ -150,9 +150,9 @@ def prefetch(typing: Any, start: Any, first: Any, count: Any) -> Any:
     return types.void(start, types.int64, types.int64), generate
 
 
-_wide_4, _wide_3, _wide_2, _wide_1 = (_product(rows, 4) for rows in (4, 3, 2, 1))
-_narrow_8, _narrow_4, _narrow_3, _narrow_2, _narrow_1 = (
-    _product(rows, 1) for rows in (8, 4, 3, 2, 1)
+_wide_4, _wide_2, _wide_1 = (_product(rows, 4) for rows in (4, 2, 1))
+_narrow_8, _narrow_4, _narrow_2, _narrow_1 = (
+    _product(rows, 1) for rows in (8, 4, 2, 1)
 )
 _ragged_1 = _product(1, 1, masked=True)
 
@@ -196,9 +196,6 @@ def _wide(out: Part, left: Part, right: Part, rows: int, depth: int, keep: int) 
     while row + 4 <= rows:
         _wide_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 4
-    if row + 3 <= rows:
-        _wide_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
-        row += 3
     if row + 2 <= rows:
         _wide_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 2
@@ -217,9 +214,6 @@ def _narrow(
     while row + 4 <= rows:
         _narrow_4(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 4
-    if row + 3 <= rows:
-        _narrow_3(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
-        row += 3
     if row + 2 <= rows:
         _narrow_2(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 2

@@ -165,3 +165,20 @@ def test_unwritten_slots_are_never_read() -> None:
     found, _ = case.answers(rule)
 
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_broken_token_that_left_the_window_is_forgotten(
+    dtype: DType, broken: float
+) -> None:
+    """Not even a neighbour in the same pair of values brings back what is not seen."""
+    case = random_case(6, dtype, (4, 2), (16, 16))
+    end = int(case.batch.last_rows[0]) + 1
+    case.key[1], case.value[1] = broken, broken
+
+    found, _ = case.answers(ScoreRule(scaling=0.2, window=3))
+
+    assert not found[1:4].isfinite().any()
+    assert found[4:end].isfinite().all()
+    assert found[0].isfinite().all()

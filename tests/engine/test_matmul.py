@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine import matmul
 from engine.elementwise import GELU_TANH, SILU
+from engine.matmul import num_tiles
+from engine.program import Kind
+from engine.recorder import Recorder
 
 # Inputs around the length of a vector, outputs around a task's tile.
 SIZES = [(1, 1), (31, 23), (32, 24), (33, 25), (64, 7), (96, 50), (200, 48), (768, 97)]
@@ -25,15 +27,17 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     y = torch.full((len(x), len(weight)), torch.nan, dtype=torch.bfloat16)
-    shape = (*x.shape, len(weight))
-    matmul.linear(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), shape)
+    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr()
+    numbers = *addresses, *x.shape, len(weight)
+    Recorder().do(Kind.LINEAR, num_tiles(len(weight)), numbers, (), ())
     return y
 
 
 def gated(x: Tensor, gate: Tensor, up: Tensor, curve: int) -> Tensor:
     y = torch.full((len(x), len(gate)), torch.nan, dtype=torch.bfloat16)
-    weights, shape = (gate.data_ptr(), up.data_ptr()), (*x.shape, len(gate))
-    matmul.gated_linear(x.data_ptr(), weights, y.data_ptr(), shape, curve)
+    addresses = x.data_ptr(), gate.data_ptr(), up.data_ptr(), y.data_ptr()
+    numbers = *addresses, *x.shape, len(gate), curve
+    Recorder().do(Kind.GATED_LINEAR, num_tiles(len(gate)), numbers, (), ())
     return y
 
 
@@ -105,7 +109,7 @@ def test_broken_row_spoils_no_other(broken: float) -> None:
 
 def test_a_row_does_not_depend_on_its_company() -> None:
     """
-    With up to sixteen rows, a row's answer is the same alone and among others.
+    A row's answer is the same alone and among others.
     """
     x, weight, bias = normal(1, 16, 300), normal(2, 50, 300), normal(3, 50)
 

@@ -1,11 +1,14 @@
 """One pass over rows against what it stands for in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from engine import rows
 from engine.elementwise import GELU_TANH, SILU
+from engine.program import Kind
+from engine.recorder import Recorder
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -13,19 +16,30 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=numbers).bfloat16()
 
 
-@pytest.mark.parametrize("kernel", [rows.normalize, rows.normalize_many])
+def computed(
+    kind: Kind, tensors: list[Tensor], *sizes: int, constants: tuple[float, ...] = ()
+) -> Tensor:
+    """What an operation on rows answers, which are its tasks."""
+    x, *others = tensors
+    y = torch.full_like(x, torch.nan)
+    addresses: list[Any] = [x.data_ptr(), *(t.data_ptr() for t in others), y.data_ptr()]
+    if kind is Kind.ROTATE:
+        addresses = [addresses[0], addresses[-1], *addresses[1:-1]]
+    Recorder().do(kind, len(x), (*addresses, *sizes), (), (), constants)
+    return y
+
+
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 768), (3, 17), (40, 96)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 768), (3, 17), (40, 96), (300, 33)])
 def test_normalisation_is_that_of_float64(
-    kernel: object, offset: float, shape: tuple[int, int]
+    offset: float, shape: tuple[int, int]
 ) -> None:
     """
     Every row by its own root mean square, times the weights; Gemma's count from one.
     """
     x, weight = normal(1, *shape), normal(2, shape[1])
-    y = torch.full_like(x, torch.nan)
 
-    kernel(x.data_ptr(), weight.data_ptr(), y.data_ptr(), shape, 1e-5, offset)
+    y = computed(Kind.NORMALIZE, [x, weight], *shape, constants=(1e-5, offset))
 
     mean = x.double().square().mean(-1, keepdim=True)
     exact = x.double() / (mean + 1e-5).sqrt() * (weight.double() + offset)
@@ -35,14 +49,13 @@ def test_normalisation_is_that_of_float64(
 @pytest.mark.parametrize(
     ("curve", "approximate"), [(SILU, None), (GELU_TANH, "tanh")], ids=["silu", "gelu"]
 )
-def test_activation_is_that_of_float64(curve: int, approximate: str | None) -> None:
+def test_gate_is_that_of_float64(curve: int, approximate: str | None) -> None:
     """
     activation(gate) * up, rounded once.
     """
     gate, up = normal(1, 19, 333) * 4, normal(2, 19, 333)
-    y = torch.full_like(gate, torch.nan)
 
-    rows.activate(gate.data_ptr(), up.data_ptr(), y.data_ptr(), (19, 333), curve)
+    y = computed(Kind.GATE, [gate, up], 19, 333, curve)
 
     functional = torch.nn.functional
     exact = (
@@ -51,3 +64,30 @@ def test_activation_is_that_of_float64(curve: int, approximate: str | None) -> N
         else functional.silu(gate.double())
     )
     torch.testing.assert_close(y.double(), exact * up.double(), rtol=2**-8, atol=1e-6)
+
+
+def test_sum_is_that_of_torch() -> None:
+    """
+    The sum of two activations, to the bit.
+    """
+    a, b = normal(1, 7, 50), normal(2, 7, 50)
+
+    y = computed(Kind.ADD, [a, b], 7, 50)
+
+    assert torch.equal(y, a + b)
+
+
+@pytest.mark.parametrize("heads", [1, 5])
+@pytest.mark.parametrize("dim", [2, 64, 80])
+def test_rotation_is_that_of_float64(heads: int, dim: int) -> None:
+    """
+    Both halves of each head are rotated by their token's angles.
+    """
+    x, cos, sin = normal(1, 6, heads, dim), normal(2, 6, dim), normal(3, 6, dim)
+
+    y = computed(Kind.ROTATE, [x, cos, sin], 6, heads, dim)
+
+    first, second = x.double().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    exact = x.double() * cos.double()[:, None] + turned * sin.double()[:, None]
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-2)
