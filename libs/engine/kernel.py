@@ -27,7 +27,6 @@ from engine.vectors import (
 
 # Keys scored between two updates of the softmax: few enough that they stay in cache.
 KEYS_AT_ONCE = 128
-AHEAD = 2
 
 Array = Any  # numba sees numpy arrays; their dtypes are told in the docstrings
 
@@ -64,6 +63,19 @@ class Sight(NamedTuple):
     num_tokens: int
     group: int  # rows of each token
     window: int
+
+
+class Head(NamedTuple):
+    """Where one KV head's part of each block lies, in elements (see `vectors`)."""
+
+    memory: Any  # where it starts
+    block_elements: int
+    block_size: int
+    packed: int
+    first_key: int  # from a block's start
+    num_keys: int  # elements
+    first_value: int
+    num_values: int
 
 
 class Running(NamedTuple):
@@ -160,10 +172,11 @@ def attend_tile(
 
     query and output are [count, group, dim]; token i has position `position + i`.
     """
-    layer, table, _ = paged
+    layer, table, kv_head = paged
     count, group, _ = query.shape
     size, v_dim = layer.block_size, output.shape[2]
     queries = _rows(query, _packed(layer.memory))
+    head = _head_of(layer, kv_head, (queries.shape[1], v_dim))
     running = Running(
         np.full(count * group, -np.inf, np.float32),
         np.zeros(count * group, np.float32),
@@ -176,9 +189,10 @@ def attend_tile(
     for first in range(_first_seen(position, rule) // size, num_blocks, at_once):
         blocks = table[first : min(first + at_once, num_blocks)]
         sight = Sight(position - first * size, count, group, rule.window)
-        _score(queries, blocks, paged, rule, scores)
+        following = table[first + at_once : min(first + 2 * at_once, num_blocks)]
+        _score(queries, blocks, head, rule, scores)
         _weigh(scores, weights, sight, len(blocks) * size, running)
-        _add_values(weights, blocks, paged, sight, running.answer)
+        _add_values(weights, (blocks, following), head, sight, running.answer)
     _finish(running, output)
 
 
@@ -208,26 +222,35 @@ def _seen(sight: Sight, token: int) -> tuple[int, int]:
 
 
 @compiled()
+def _head_of(layer: LayerBlocks, kv_head: int, dims: tuple[int, int]) -> Head:
+    """Where a KV head lies; dims are (of keys, rounded up, of values)."""
+    packed, size = _packed(layer.memory), layer.block_size
+    num_keys, num_values = dims[0] * size // packed, dims[1] * size // packed
+    return Head(
+        start_of(layer.memory),
+        layer.memory.shape[1] // packed,
+        size,
+        packed,
+        layer.k_offset // packed + kv_head * num_keys,
+        num_keys,
+        layer.v_offset // packed + kv_head * num_values,
+        num_values,
+    )
+
+
+@compiled()
 def _score(
-    queries: Array,
-    blocks: Array,
-    paged: tuple[LayerBlocks, Array, int],
-    rule: Rule,
-    scores: Array,
+    queries: Array, blocks: Array, head: Head, rule: Rule, scores: Array
 ) -> None:
     """Every query row with every slot of the blocks, what it may not see included."""
-    layer, _, kv_head = paged
-    size, packed = layer.block_size, _packed(layer.memory)
-    num_rows, depth = queries.shape[0], queries.shape[1] // packed
+    size = head.block_size
+    num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     scores[:] = 0.0
     left = Part(start_of(queries), 0, depth)
-    memory, block_elements = start_of(layer.memory), layer.memory.shape[1] // packed
-    head = layer.k_offset // packed + kv_head * depth * size
     for i in range(len(blocks)):
-        keys = Part(memory, blocks[i] * block_elements + head, size)
-        if i + AHEAD < len(blocks):
-            after = blocks[i + AHEAD] * block_elements + head
-            prefetch(memory, after, depth * size)
+        block = blocks[i] * head.block_elements
+        keys = Part(head.memory, block + head.first_key, size)
+        prefetch(head.memory, block + head.first_value, head.num_values)
         out = Part(start_of(scores), i * size, scores.shape[1])
         multiply_add(out, left, keys, (num_rows, depth, size), EVERYTHING)
     for row in range(num_rows):
@@ -258,25 +281,27 @@ def _weigh(
 @compiled()
 def _add_values(
     weights: Array,
-    blocks: Array,
-    paged: tuple[LayerBlocks, Array, int],
+    blocks: tuple[Array, Array],
+    head: Head,
     sight: Sight,
     answer: Array,
 ) -> None:
-    """answer += weights @ values, never touching a value that a row does not see."""
-    layer, _, kv_head = paged
-    dim, size, packed = answer.shape[1], layer.block_size, _packed(layer.memory)
+    """answer += weights @ values, never touching a value that a row does not see.
+
+    Of two runs of blocks it takes the first; the second one's keys are wanted next.
+    """
+    dim, size, packed = answer.shape[1], head.block_size, head.packed
+    these, following = blocks
     depth = size // packed
     all_from, _ = _seen(sight, sight.num_tokens - 1)
     _, all_to = _seen(sight, 0)
-    memory, block_elements = start_of(layer.memory), layer.memory.shape[1] // packed
-    head = layer.v_offset // packed + kv_head * depth * dim
     out = Part(start_of(answer), 0, dim)
-    for i in range(len(blocks)):
-        values = Part(memory, blocks[i] * block_elements + head, dim)
-        if i + AHEAD < len(blocks):
-            after = blocks[i + AHEAD] * block_elements + head
-            prefetch(memory, after, depth * dim)
+    for i in range(len(these)):
+        first = these[i] * head.block_elements + head.first_value
+        values = Part(head.memory, first, dim)
+        if i < len(following):
+            later = following[i] * head.block_elements + head.first_key
+            prefetch(head.memory, later, head.num_keys)
         left = Part(start_of(weights), i * depth, weights.shape[1] // packed)
         start = i * size
         is_whole = all_from <= start and start + size <= all_to
