@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,dev]'
+	@echo "compiling the kernels"
+	@$(BIN)/python -m engine.compile
 	@touch $@
 
 up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".

@@ -9,21 +9,22 @@ from typing import Any
 from numba import config, njit
 
 
-def _of_these_sources() -> Path:
-    """A folder for the machine code of this package exactly as it is.
+def machine_code_folder(sources: Path) -> Path:
+    """Where the machine code of a package belongs, exactly as its sources are.
 
     numba notices changes of a kernel's own file, not of those that it calls; the digest
     of all of them does.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(sources.glob("*.py")):
         digest.update(path.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(config.CACHE_DIR or Path(home) / "tandem" / "kernels")
     return folder / digest.hexdigest()[:16]
 
 
-config.CACHE_DIR = str(_of_these_sources())
+MACHINE_CODE = machine_code_folder(Path(__file__).parent)
+config.CACHE_DIR = str(MACHINE_CODE)
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

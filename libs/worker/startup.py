@@ -116,6 +116,7 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
     if settings.engine == COUNTING:
         return CountingEngine(attachment.facts.vocab_size)
     # torch takes seconds to import: only who computes pays for it.
+    from engine.compiled import MACHINE_CODE
     from engine.transformer import MappedMemory, TransformerEngine
 
     memory = MappedMemory(
@@ -124,6 +125,8 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
         attachment.blocks.view,
         attachment.geometry,
     )
+    if not MACHINE_CODE.exists():
+        logger.info("kernels.compiling", folder=str(MACHINE_CODE))
     engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
     engine.warm_up()
     return engine

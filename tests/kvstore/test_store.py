@@ -292,3 +292,20 @@ def test_what_happened_is_counted(store: Store) -> None:
     assert (counts.parks, counts.adoptions, counts.recoveries) == (2, 1, 1)
     assert (counts.queried_tokens, counts.cached_tokens) == (18, 8)
     assert counts.preemptions == 0
+
+
+def test_workers_hear_how_many_compute(store: Store) -> None:
+    """
+    Who holds something shares the cores with the others who do; who holds nothing, or
+    is gone, does not count.
+    """
+    alone = admitted(store, prefill_job("r1", num_tokens=4), "a")
+    together = admitted(store, prefill_job("r2", num_tokens=4), "b")
+    both = store.advance([step(alone, 4, 50)], "a").num_computing
+
+    store.release([held(together)], "b")
+    after = store.advance([step(alone, 5, 51)], "a").num_computing
+    nobody = Store(GEOMETRY, num_blocks=10, max_waiting=3).num_computing
+
+    assert (alone.num_computing, together.num_computing) == (1, 2)
+    assert (both, after, nobody) == (2, 1, 1)

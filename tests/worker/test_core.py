@@ -29,10 +29,16 @@ class Mesh:
         assert self.pool.store
         return self.pool.store
 
-    def worker(self, name: str, *phases: Phase, budget: int = 16) -> Core:
+    def worker(
+        self,
+        name: str,
+        *phases: Phase,
+        budget: int = 16,
+        engine: CountingEngine | None = None,
+    ) -> Core:
         batch = Batch(budget)
         store = DirectStore(self.pool, name)
-        return Core(store, CountingEngine(100), batch, frozenset(phases))
+        return Core(store, engine or CountingEngine(100), batch, frozenset(phases))
 
     def announced(self) -> list[PrefillJob | DecodeJob]:
         names, self.store.announcements = (
@@ -40,6 +46,17 @@ class Mesh:
             type(self.store.announcements)(),
         )
         return [r.next_job() for name in names if (r := self.store.parked(name))]
+
+
+class Sharing(CountingEngine):
+    """Remembers with how many others it was told to share the cores."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.num_computing: list[int] = []
+
+    def share_cores(self, num_computing: int) -> None:
+        self.num_computing.append(num_computing)
 
 
 @pytest.fixture
@@ -275,3 +292,18 @@ def test_output_does_not_depend_on_the_budget(mesh: Mesh, budget: int) -> None:
         length = len(job.token_ids)
         output = [token for event in said for token in event.token_ids]
         assert output == [length + 1, length + 2, length + 3]
+
+
+def test_engine_shares_the_cores_with_who_else_computes(mesh: Mesh) -> None:
+    """
+    A worker's engine hears of the others with each sequence it takes and each step.
+    """
+    engine = Sharing()
+    first = mesh.worker("a", "prefill", "decode", engine=engine)
+    second = mesh.worker("b", "prefill", "decode")
+
+    first.round(Work([prefill_job("r1", num_tokens=6, max_tokens=9)]))
+    second.round(Work([prefill_job("r2", num_tokens=6, max_tokens=9)]))
+    first.round(Work())
+
+    assert engine.num_computing == [1, 1, 2]
