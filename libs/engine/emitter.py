@@ -168,12 +168,35 @@ class Emitter:
         function = self.function(kind, f"llvm.fmuladd.{_name(VECTOR)}")
         return self._builder.call(function, [left, right, total])
 
-    def across(self, vector: Any) -> Any:
-        """The sum of a vector's lanes, in any order."""
-        kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
-        function = self.function(kind, f"llvm.vector.reduce.fadd.{_name(VECTOR)}")
-        zero = ir.Constant(FLOAT, 0.0)
-        return self._builder.call(function, [zero, vector], fastmath=("reassoc",))
+    def across_four(self, vectors: list[Any]) -> Any:
+        """The sums of four vectors' lanes, as a vector of four.
+
+        Always in the same order: a sum does not depend on what is summed beside it.
+        """
+        low = [0, 16, 1, 17], [0, 1, 16, 17]
+        a, b, c, d = vectors
+        left = self._fold(a, b, low[0], 2)
+        right = self._fold(c, d, low[0], 2)
+        four = self._fold(left, right, low[1], 2)
+        for count in (8, 4):
+            halves = (
+                self._shuffle(four, four, list(range(start, start + count)))
+                for start in (0, count)
+            )
+            four = self._builder.fadd(*halves)
+        return four
+
+    def _fold(self, a: Any, b: Any, low: list[int], step: int) -> Any:
+        """Half as many lanes of each of two vectors, within every four of them."""
+        first = [quarter + lane for quarter in (0, 4, 8, 12) for lane in low]
+        second = [lane + step for lane in first]
+        return self._builder.fadd(
+            self._shuffle(a, b, first), self._shuffle(a, b, second)
+        )
+
+    def _shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        kind = ir.VectorType(_INT32, len(lanes))
+        return self._builder.shuffle_vector(a, b, ir.Constant(kind, lanes))
 
     def greater(self, left: Any, right: Any) -> Any:
         """Lane by lane the greater one; NaN where one is."""

@@ -18,11 +18,11 @@ from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.elementwise import gate_row, narrow, widen
-from engine.emitter import INT, PAIRS, Emitter
+from engine.emitter import INT, PAIRS, VECTOR, Emitter
 from engine.vectors import Part, moved, start_of
 
-TILE = 24  # outputs of one task: a multiple of what each kernel below takes at once
-AHEAD = 1024  # elements of the weights that are asked for early
+AT_ONCE = 8  # outputs that all rows pass before the next: what a kernel takes at most
+TILE = 3 * AT_ONCE  # outputs of one task
 
 Array = Any
 
@@ -62,9 +62,19 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
             add(at[0], None)
         with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
             add(whole, emit.mask(rest, PAIRS))
-        for cell in cells:
-            total = emit.across(builder.load(sums[cell]))
-            builder.store(total, emit.at(out, INT(cell[0]), INT(cell[1])))
+        nothing = ir.Constant(VECTOR, None)
+        for row in range(rows):
+            for first in range(0, outputs, 4):
+                some = [(row, first + i) for i in range(4)]
+                vectors = [
+                    builder.load(sums[c]) if c in sums else nothing for c in some
+                ]
+                four = emit.across_four(vectors)
+                for lane, cell in enumerate(some):
+                    if cell in sums:
+                        total = builder.extract_element(four, ir.IntType(32)(lane))
+                        at = emit.at(out, INT(row), INT(cell[1]))
+                        builder.store(total, at)
         return context.get_dummy_value()
 
     @intrinsic
@@ -84,9 +94,8 @@ def bits_at(typing: Any, address: Any) -> Any:
     return types.CPointer(types.uint16)(types.int64), generate
 
 
-_dots_8x3, _dots_8x1 = _dots(8, 3, ahead=2), _dots(8, 1, ahead=2)
 _dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
-_dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
+_dots_2x8, _dots_2x1 = _dots(2, 8), _dots(2, 1)
 _dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
 
 
@@ -149,11 +158,22 @@ def _tile(x: int, weight: int, first: int, shape: tuple[int, int, int]) -> Array
     out = Part(start_of(sums), 0, TILE)
     left = Part(bits_at(x), 0, depth)
     right = Part(bits_at(weight), first * depth, depth)
+    column = 0
+    while column < width:
+        # Few enough weights that they stay in the first cache while all rows pass.
+        few = min(AT_ONCE, width - column)
+        _all_rows(
+            moved(out, 0, column), left, moved(right, column, 0), (rows, depth, few)
+        )
+        column += AT_ONCE
+    return sums
+
+
+@compiled()
+def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
+    rows, depth, width = shape
     row = 0
-    while row + 8 <= rows:
-        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-        row += 8
-    if row + 4 <= rows:
+    while row + 4 <= rows:
         _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
         row += 4
     if row + 2 <= rows:
@@ -161,18 +181,6 @@ def _tile(x: int, weight: int, first: int, shape: tuple[int, int, int]) -> Array
         row += 2
     if row < rows:
         _one_row(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-    return sums
-
-
-@compiled()
-def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
-    column = 0
-    while column + 3 <= width:
-        _dots_8x3(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 3
-    while column < width:
-        _dots_8x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
 
 
 @compiled()
@@ -189,9 +197,9 @@ def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> No
 @compiled()
 def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 4 <= width:
-        _dots_2x4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 4
+    while column + 8 <= width:
+        _dots_2x8(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 8
     while column < width:
         _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
