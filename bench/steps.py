@@ -6,6 +6,8 @@ With the floor next to it: the time that reading the weights once takes at the r
 which this machine reads memory, or that the prompt's products take at its matrix rate.
 """
 
+# ruff: noqa: E402
+
 import argparse
 import json
 import tempfile
@@ -13,6 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+
+from engine.openmp import share_pool
+
+share_pool()  # as in a worker: before torch is loaded
 
 import torch
 from rich.console import Console
