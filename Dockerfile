@@ -31,6 +31,9 @@ COPY --from=requirements /opt/tandem/slim.txt .
 RUN pip install -c constraints.txt -r slim.txt
 
 FROM slim-packages AS worker-packages
+# GNU's OpenMP: one pool of threads for torch and for numba's kernels.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+ && rm -rf /var/lib/apt/lists/*
 # Where another index has a smaller torch, name it with --build-arg.
 ARG EXTRA_INDEX_URL=
 COPY --from=requirements /opt/tandem/worker.txt .
@@ -40,7 +43,11 @@ RUN pip install ${EXTRA_INDEX_URL:+--extra-index-url "$EXTRA_INDEX_URL"} \
 FROM worker-packages AS worker
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-deps /wheels/*.whl
+# Kernels for this processor; each container takes them to where it may write, and makes
+# its own if it finds another one.
+RUN NUMBA_CACHE_DIR=/opt/tandem/kernels python -m engine.compile
 ENV NUMBA_CACHE_DIR=/tmp/numba HF_HOME=/tmp/huggingface
+ENTRYPOINT ["sh", "-c", "cp -rn /opt/tandem/kernels /tmp/numba && exec \"$@\"", "sh"]
 USER tandem
 
 FROM slim-packages AS slim
