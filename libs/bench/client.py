@@ -94,7 +94,9 @@ async def connected(
     async with aiohttp.ClientSession(
         url,
         timeout=aiohttp.ClientTimeout(total=answer_seconds),
-        connector=aiohttp.TCPConnector(limit=0),
+        # A new connection for each request: some servers close one that is kept just
+        # when it is used again.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         read_bufsize=1 << 20,
     ) as http:
         yield Client(http, model or await _first_model(http), is_plain=is_plain)

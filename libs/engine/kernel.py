@@ -1,8 +1,7 @@
 """Paged attention compiled for the CPU: one pass over the blocks, no gather.
 
-The running maximum and sum of each softmax are those of Milakov & Gimelshein 2018
-(arXiv 1805.02867, algorithm 3), the loop over tiles of keys is FlashAttention's (arXiv
-2205.14135, algorithm 1), the block table PagedAttention's (arXiv 2309.06180, §4.1).
+The loop over tiles of keys is FlashAttention's (arXiv 2205.14135, algorithm 1), the block
+table PagedAttention's (arXiv 2309.06180, §4.1), the softmax in `softmax.py`.
 Everything is accumulated in float32. Knows arrays only; bfloat16 comes as uint16 bits.
 """
 
@@ -12,13 +11,12 @@ import numpy as np
 from numba import prange
 
 from engine.compiled import compiled
-from engine.elementwise import exponentials, narrow
+from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.vectors import (
     EVERYTHING,
     FIRST,
     SECOND,
     Part,
-    greatest_of,
     moved,
     multiply_add,
     prefetch,
@@ -56,15 +54,6 @@ class Rule(NamedTuple):
     softcap: float
 
 
-class Sight(NamedTuple):
-    """Which of the keys at hand, numbered from zero, the rows of a tile see."""
-
-    position: int  # of the first token, counted from the first key at hand
-    num_tokens: int
-    group: int  # rows of each token
-    window: int
-
-
 class Head(NamedTuple):
     """Where one KV head's part of each block lies, in elements (see `vectors`)."""
 
@@ -76,14 +65,6 @@ class Head(NamedTuple):
     num_keys: int  # elements
     first_value: int
     num_values: int
-
-
-class Running(NamedTuple):
-    """A tile's softmax so far, one entry per query row; all float32."""
-
-    greatest: Array  # [rows] greatest score seen
-    total: Array  # [rows] sum of exp(score - greatest)
-    answer: Array  # [rows, v_head_dim] sum of exp(score - greatest) x value
 
 
 @compiled(parallel=True)
@@ -191,9 +172,9 @@ def attend_tile(
         sight = Sight(position - first * size, count, group, rule.window)
         following = table[first + at_once : min(first + 2 * at_once, num_blocks)]
         _score(queries, blocks, head, rule, scores)
-        _weigh(scores, weights, sight, len(blocks) * size, running)
+        weigh(scores, weights, sight, len(blocks) * size, running)
         _add_values(weights, (blocks, following), head, sight, running.answer)
-    _finish(running, output)
+    finish(running, output)
 
 
 @compiled()
@@ -212,13 +193,6 @@ def _rows(query: Array, packed: int) -> Array:
 def _first_seen(position: int, rule: Rule) -> int:
     """The first key that a query at this position may see."""
     return max(0, position - rule.window + 1) if rule.window > 0 else 0
-
-
-@compiled()
-def _seen(sight: Sight, token: int) -> tuple[int, int]:
-    """Which keys a token of the tile sees: from, to (not included)."""
-    end = sight.position + token + 1
-    return (max(0, end - sight.window) if sight.window > 0 else 0), end
 
 
 @compiled()
@@ -264,21 +238,6 @@ def _score(
 
 
 @compiled()
-def _weigh(
-    scores: Array, weights: Array, sight: Sight, num_keys: int, running: Running
-) -> None:
-    """Make scores into weights of the running softmax; zero for what is not seen."""
-    for row in range(sight.num_tokens * sight.group):
-        first, end = _seen(sight, row // sight.group)
-        first, end = min(first, num_keys), min(end, num_keys)
-        scores[row, :first] = 0.0
-        scores[row, end:num_keys] = 0.0
-        if first < end:
-            _absorb(scores[row, first:end], running, row)
-        narrow(scores[row, :num_keys], weights[row, :num_keys])
-
-
-@compiled()
 def _add_values(
     weights: Array,
     blocks: tuple[Array, Array],
@@ -293,8 +252,8 @@ def _add_values(
     dim, size, packed = answer.shape[1], head.block_size, head.packed
     these, following = blocks
     depth = size // packed
-    all_from, _ = _seen(sight, sight.num_tokens - 1)
-    _, all_to = _seen(sight, 0)
+    all_from, _ = seen_by(sight, sight.num_tokens - 1)
+    _, all_to = seen_by(sight, 0)
     out = Part(start_of(answer), 0, dim)
     for i in range(len(these)):
         first = these[i] * head.block_elements + head.first_value
@@ -306,7 +265,7 @@ def _add_values(
         start = i * size
         is_whole = all_from <= start and start + size <= all_to
         for token in range(1 if is_whole else sight.num_tokens):
-            first, end = (start, start + size) if is_whole else _seen(sight, token)
+            first, end = (start, start + size) if is_whole else seen_by(sight, token)
             seen = max(first - start, 0), min(end - start, size)
             rows = sight.num_tokens if is_whole else 1
             row = token * sight.group
@@ -332,38 +291,3 @@ def _add_some(
         if depth > 0 and seen[0] < seen[1]:
             some = moved(left, 0, at), moved(values, at, 0)
             multiply_add(out, some[0], some[1], (rows, depth, dim), keep)
-
-
-@compiled()
-def _absorb(scores: Array, running: Running, row: int) -> None:
-    """Take more scores into a query row's softmax, and make them its weights."""
-    before, peak = (
-        running.greatest[row],
-        greatest_of(start_of(scores), 0, scores.shape[0]),
-    )
-    if before == -np.inf and peak == -np.inf:
-        scores[:] = 0.0  # exp(-inf + inf) is no weight
-        return
-    greatest = max(before, peak)
-    running.greatest[row] = greatest
-    exponentials(scores, greatest)
-    if before != greatest:
-        shrink = np.exp(before - greatest)
-        running.total[row] *= shrink
-        for d in range(running.answer.shape[1]):
-            running.answer[row, d] *= shrink
-    total = np.float32(0.0)
-    for j in range(scores.shape[0]):
-        total += scores[j]
-    running.total[row] += total
-
-
-@compiled()
-def _finish(running: Running, output: Array) -> None:
-    count, group, dim = output.shape
-    for token in range(count):
-        for head in range(group):
-            row = token * group + head
-            for d in range(dim):
-                running.answer[row, d] /= running.total[row]
-            narrow(running.answer[row], output[token, head])
