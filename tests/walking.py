@@ -29,9 +29,9 @@ CONTINUED = 0.3  # and of those that come with a part of their output
 class Walk:
     """The way from an empty store to an empty store; `happened` counts what was rare."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, chance: Random) -> None:
         self.happened: Counter[str] = Counter()
-        self._chance = Random(seed)
+        self._chance = chance
         self._num_blocks = self._chance.randint(12, 30)
         self._store = Store(GEOMETRY, self._num_blocks, max_waiting=15)
         self._memory = Memory(self._num_blocks, GEOMETRY.block_size)

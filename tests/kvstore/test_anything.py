@@ -6,8 +6,11 @@ meanwhile, and everything that was asked for comes to an end.
 
 from collections import Counter
 from functools import cache
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from walking import Walk
 
 NUM_OPERATIONS = 400
@@ -17,7 +20,7 @@ SEEDS = range(40)
 @cache
 def walked(seed: int) -> Counter[str]:
     """What happened on the way from an empty store to an empty store."""
-    walk = Walk(seed)
+    walk = Walk(Random(seed))
     walk.run(NUM_OPERATIONS)
     walk.end()
     return walk.happened
@@ -31,6 +34,18 @@ def test_nobody_builds_on_foreign_memory(seed: int) -> None:
     happened = walked(seed)
 
     assert happened["hit"]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(chance=st.randoms(use_true_random=False), num_operations=st.integers(1, 80))
+def test_no_short_way_breaks_it(chance: Random, num_operations: int) -> None:
+    """
+    The same for short walks, which a failure makes as short as it can be.
+    """
+    walk = Walk(chance)
+
+    walk.run(num_operations)
+    walk.end()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,7 @@ def test_a_walk_can_be_repeated() -> None:
     """
     A seed that fails fails again, until it is understood.
     """
-    walks = [Walk(seed=1), Walk(seed=1)]
+    walks = [Walk(Random(1)), Walk(Random(1))]
 
     for walk in walks:
         walk.run(100)
