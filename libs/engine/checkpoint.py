@@ -17,7 +17,7 @@ from engine.configuration import max_position, read_configuration
 from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.modules import speed_up
-from engine.proof import prove
+from engine.proof import prove, prove_stand_ins
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
     ALIGNMENT_BYTES,
@@ -61,8 +61,10 @@ class Checkpoint:
         tensors = state(loaded)
         served = skeleton(config, getattr(torch, dtype))
         bind(served, tensors)
-        speed_up(served)
         geometry = prove(loaded, served, facts, dtype, block_size)
+        if dtype == "bfloat16":
+            speed_up(served)
+            prove_stand_ins(loaded, served, facts, geometry)
         specs, weights_bytes = _lay_out(tensors)
         return cls(facts, geometry, specs, weights_bytes, tensors)
 

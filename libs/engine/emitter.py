@@ -173,11 +173,10 @@ class Emitter:
 
         Always in the same order: a sum does not depend on what is summed beside it.
         """
-        low = [0, 16, 1, 17], [0, 1, 16, 17]
         a, b, c, d = vectors
-        left = self._fold(a, b, low[0], 2)
-        right = self._fold(c, d, low[0], 2)
-        four = self._fold(left, right, low[1], 2)
+        left = self._fold(a, b, [0, 16, 1, 17])
+        right = self._fold(c, d, [0, 16, 1, 17])
+        four = self._fold(left, right, [0, 1, 16, 17])
         for count in (8, 4):
             halves = (
                 self._shuffle(four, four, list(range(start, start + count)))
@@ -186,10 +185,10 @@ class Emitter:
             four = self._builder.fadd(*halves)
         return four
 
-    def _fold(self, a: Any, b: Any, low: list[int], step: int) -> Any:
+    def _fold(self, a: Any, b: Any, low: list[int]) -> Any:
         """Half as many lanes of each of two vectors, within every four of them."""
         first = [quarter + lane for quarter in (0, 4, 8, 12) for lane in low]
-        second = [lane + step for lane in first]
+        second = [lane + 2 for lane in first]
         return self._builder.fadd(
             self._shuffle(a, b, first), self._shuffle(a, b, second)
         )

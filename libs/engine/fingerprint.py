@@ -4,11 +4,13 @@ import hashlib
 from pathlib import Path
 
 from engine.errors import BrokenCheckpoint
-from protocol.memory import DType
+from protocol.memory import LAYOUT, DType
 
 
 def fingerprint(path: Path, dtype: DType) -> str:
-    """A digest of the configuration's bytes and the dtype, as 64 hexadecimal digits.
+    """A digest of configuration, dtype and layout of the blocks, 64 hexadecimal digits.
+
+    Two versions of this program that lay blocks out differently must not share them.
 
     The weights are left out: hashing gigabytes would cost more than loading them, and
     the workers never read them from disk.
@@ -19,4 +21,4 @@ def fingerprint(path: Path, dtype: DType) -> str:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path / 'config.json'}: {error}") from None
-    return hashlib.sha256(config + b"\0" + dtype.encode()).hexdigest()
+    return hashlib.sha256(config + f"\0{dtype}\0{LAYOUT}".encode()).hexdigest()

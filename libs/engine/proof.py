@@ -75,7 +75,7 @@ def prove(
         raise UnsupportedModel(
             f"it fails over packed sequences: {type(error).__name__}: {error}"
         ) from error
-    difference = _difference(found, expected, dtype)
+    difference = float((found - expected).norm() / expected.norm())
     if _versions(served) != versions:
         raise UnsupportedModel("it writes into its own weights while it runs")
     if not difference <= TOLERANCE[dtype]:
@@ -85,14 +85,23 @@ def prove(
     return geometry
 
 
-def _difference(found: Tensor, expected: Tensor, dtype: DType) -> float:
-    """Of the logits' norm. In bfloat16 that of a middling row: rounding may choose other
-    experts for some token, while a wrong attention shows everywhere."""
-    if dtype == "float32":
-        return float((found - expected).norm() / expected.norm())
+def prove_stand_ins(
+    loaded: Any, served: Any, facts: ModelFacts, geometry: KVGeometry
+) -> None:
+    """The same of a proved model in which modules were replaced since.
+
+    They round elsewhere, and rounding may choose other experts for some tokens: it is a
+    middling row that counts. Raises UnsupportedModel with the reason.
+    """
+    sequences = _prompts(facts)
+    expected = _whole(loaded, sequences)
+    found = _paged(Forward(served), sequences, geometry)
     norms = expected.norm(dim=-1).clamp(min=1e-30)  # a padding token's logits are zero
     rows = (found - expected).norm(dim=-1) / norms
-    return float(rows.median()) if bool(rows.isfinite().all()) else float("nan")
+    if not (rows.isfinite().all() and rows.median() <= TOLERANCE[geometry.dtype]):
+        raise UnsupportedModel(
+            f"with faster modules its logits differ by {float(rows.median()):.2g}"
+        )
 
 
 def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGeometry:

@@ -1,8 +1,9 @@
 """Small matrix products whose sums stay in vector registers, for kernels of numba.
 
 What a compiler does not find by itself in loops over arrays: a block of the answer is
-held in registers while the whole depth passes by, and bfloat16 is multiplied by pairs. Sizes known at compile time make one function each; `multiply_add` cuts any
-product into them. (The "micro-kernel" of Goto & van de Geijn 2008, doi
+held in registers while the whole depth passes by, and bfloat16 is multiplied by pairs.
+Sizes known at compile time make one function each; `multiply_add` cuts any product into
+them. (The "micro-kernel" of Goto & van de Geijn 2008, doi
 10.1145/1356052.1356053, without packing: the operands lie in cache already.)
 """
 

@@ -23,6 +23,7 @@ ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
 
 DType = Literal["float32", "bfloat16"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
+LAYOUT = 2  # of a KV block; another number for each change, lest workers mix them
 PACKED: dict[DType, int] = {"float32": 1, "bfloat16": 2}  # P above
 
 
