@@ -27,7 +27,8 @@ from rich.table import Table
 
 from engine.checkpoint import Checkpoint
 from engine.interface import Chunk
-from engine.transformer import MappedMemory, TransformerEngine
+from engine.memory import MappedMemory
+from engine.transformer import TransformerEngine
 from models import SHAPES, make
 from protocol.sampling import SamplingParams
 

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 from engine.errors import BrokenCheckpoint
-from protocol.memory import LAYOUT, DType
+from protocol.memory import LAYOUT, Device, DType
 
 
-def fingerprint(path: Path, dtype: DType) -> str:
-    """A digest of configuration, dtype and layout of the blocks, 64 hexadecimal digits.
+def fingerprint(path: Path, dtype: DType, device: Device = "cpu") -> str:
+    """A digest of configuration, dtype, device and layout of the blocks, 64 hex digits.
 
     Two versions of this program that lay blocks out differently must not share them.
 
@@ -21,4 +21,6 @@ def fingerprint(path: Path, dtype: DType) -> str:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path / 'config.json'}: {error}") from None
-    return hashlib.sha256(config + f"\0{dtype}\0{LAYOUT}".encode()).hexdigest()
+    return hashlib.sha256(
+        config + f"\0{dtype}\0{device}\0{LAYOUT}".encode()
+    ).hexdigest()

@@ -32,6 +32,9 @@ def up(
     kv_blocks: of.KVBlocks = 2048,
     block_size: of.BlockSize = 16,
     dtype: of.DType = of.DTypeName.float32,
+    device: of.Device = of.DeviceName.cpu,
+    cuda_sharing: of.CudaSharing = of.SharingName.auto,
+    shares: of.Shares = 0,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
     threads: of.Threads = 0,
@@ -58,8 +61,12 @@ def up(
             served_model_name=served_model_name or models.name_of(model),
             host=host,
             port=port,
-            store=plan.Store(kv_blocks, block_size, max_model_len, check_seconds),
-            workers=plan.Workers(prefill, decode, dtype, engine, max_num_seqs, threads),
+            store=plan.Store(
+                kv_blocks, block_size, max_model_len, check_seconds, device, cuda_sharing
+            ),
+            workers=plan.Workers(
+                prefill, decode, dtype, engine, max_num_seqs, threads, device, shares
+            ),
             pool=pool,
             run_dir=run_dir,
             redis_url=redis_url,

@@ -17,6 +17,17 @@ class EngineName(StrEnum):
     counting = "counting"
 
 
+class DeviceName(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SharingName(StrEnum):
+    auto = "auto"
+    ipc = "ipc"
+    vmm = "vmm"
+
+
 class LogLevelName(StrEnum):
     debug = "debug"
     info = "info"
@@ -47,6 +58,19 @@ Decode = Annotated[int, Option(min=1, max=64, help="Number of decode workers.")]
 KVBlocks = Annotated[int, Option(min=1, help="KV blocks that all sequences share.")]
 BlockSize = Annotated[int, Option(min=1, max=1024, help="Tokens in a KV block.")]
 DType = Annotated[DTypeName, Option(help="Of weights and KV blocks.")]
+Device = Annotated[DeviceName, Option(help="Whose memory and cores: the pool's.")]
+CudaSharing = Annotated[
+    SharingName, Option(help="How processes share the GPU's memory; see docs/gpu.md.")
+]
+Shares = Annotated[
+    int,
+    Option(
+        min=0,
+        max=99,
+        help="Percent of the GPU for prefill while both phases compute.",
+        show_default="no split",
+    ),
+]
 MaxModelLen = Annotated[
     int,
     Option(

@@ -20,6 +20,8 @@ class Store:
     block_size: int
     max_model_len: int
     check_seconds: float
+    device: str = "cpu"
+    cuda_sharing: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Workers:
     engine: str
     max_num_seqs: int
     threads: int  # of each at most; 0: as many as there are cores
+    device: str = "cpu"
+    shares: int = 0  # percent of a GPU for prefill; 0: all of it for everyone
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ def _worker(options: Options) -> dict[str, object]:
         "dtype": workers.dtype,
         "engine": workers.engine,
         "threads": workers.threads,
+        "device": workers.device,
+        "shares": workers.shares,
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from kv.client import StoreClient
-from kv.errors import Refused
+from kv.errors import NoRoom, Refused
 from kv.operations import BeginLoad
 from mesh.errors import ConfigurationError, Unreachable
 from mesh.runtime import EXIT_CONFIGURATION, EXIT_UNREACHABLE
@@ -31,7 +31,7 @@ def main(block_size: int) -> None:
             load_nothing(settings, block_size)
         else:
             load_checkpoint(settings, block_size)
-    except (ConfigurationError, EngineError, Refused) as error:
+    except (ConfigurationError, EngineError, NoRoom, Refused) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
     except Unreachable as error:
@@ -42,7 +42,9 @@ def main(block_size: int) -> None:
 def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
 
-    checkpoint = Checkpoint.read(Path(settings.model), settings.dtype, block_size)
+    checkpoint = Checkpoint.read(
+        Path(settings.model), settings.dtype, block_size, settings.device
+    )
     load = BeginLoad(
         facts=checkpoint.facts,
         geometry=checkpoint.geometry,
@@ -52,6 +54,8 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     with closing(StoreClient(settings.store_socket)) as store:
         with closing(store.begin_load(load)) as weights:
             checkpoint.copy_into(weights.view)
+            if settings.device == "cuda":
+                checkpoint.prove_in(weights.view)
         store.commit_load()
 
 

@@ -6,15 +6,17 @@ from typing import Literal
 from pydantic import Field
 
 from mesh.settings import ServiceSettings
-from protocol.memory import DType
+from protocol.memory import Device, DType
 
 
 class WorkerSettings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
     model: str = "models/demo"  # a directory or a hub id
     dtype: DType = "float32"
+    device: Device = "cpu"
     engine: Literal["transformer", "counting"] = "transformer"
     phases: Literal["prefill", "decode", "both"] = "both"
+    shares: int = Field(default=0, ge=0, lt=100)  # percent of a GPU for prefill; 0: all
     threads: int = Field(default=0, ge=0, le=1024)  # at most; 0: all its cores
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 from pydantic import Field
 
+from kv.cuda import Wanted
 from mesh.settings import ServiceSettings
+from protocol.memory import Device
 
 
 class Settings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
+    device: Device = "cpu"  # whose memory
+    cuda_sharing: Wanted = "auto"
     kv_blocks: int = Field(default=2048, ge=1)
     block_size: int = Field(default=16, ge=1, le=1024)  # tokens
     max_model_len: int = Field(
