@@ -39,9 +39,10 @@ from engine.partition import Lanes
 from engine.skeleton import state
 from engine.staging import copy_to_device
 from kv.cuda import map_on_device, segment_maker
-from kv.frames import send_descriptors
+from kv.frames import framed, send_descriptors
 from protocol.memory import KVGeometry, LayerGeometry, ModelFacts
 from protocol.sampling import SamplingParams
+from protocol.wire import encode
 
 BLOCK_SIZE = 16
 DECODE = (1, 8, 32)  # sequences
@@ -230,11 +231,12 @@ ATTACHER = """
 import socket, sys, time
 import torch
 from kv.cuda import map_on_device
-from kv.frames import receive_descriptors
+from kv.frames import receive_descriptors, receive_frame
 from protocol.memory import SegmentHandle
+from protocol.wire import Decoder
 line = socket.socket(fileno=int(sys.argv[1]))
 torch.zeros(1, device="cuda")
-handle = SegmentHandle.model_validate_json(line.recv(400, socket.MSG_WAITALL))
+handle = Decoder(SegmentHandle)(receive_frame(line))
 started = time.perf_counter()
 mapping = map_on_device(handle, receive_descriptors(line, 1)[0], writable=True)
 torch.as_tensor(mapping, device="cuda")[-1].item()
@@ -248,7 +250,7 @@ def attaching() -> Figure:
     size = min(100 << 30, free * 8 // 10)
     ours, theirs = socket.socketpair()
     with closing(segment_maker("vmm")("blocks", size)) as segment, ours, theirs:
-        ours.send(segment.handle.model_dump_json().encode().ljust(400))
+        ours.send(framed(encode(segment.handle)))
         send_descriptors(ours, segment.descriptors)
         answer = subprocess.run(
             [sys.executable, "-c", ATTACHER, str(theirs.fileno())],

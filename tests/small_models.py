@@ -188,7 +188,7 @@ def generate(
     path: Path, prompts: Sequence[Sequence[int]], num_tokens: int
 ) -> list[list[int]]:
     """What transformers' own greedy `generate` answers to each prompt by itself."""
-    model = AutoModelForCausalLM.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
     model.generation_config.eos_token_id = None
     return [
         model.generate(

@@ -123,6 +123,8 @@ def _load(path: Path, dtype: DType) -> Any:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            # The definition of a family's attention: the faster ones leave things out.
+            attn_implementation="eager",
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:

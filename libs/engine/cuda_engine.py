@@ -106,6 +106,11 @@ class CudaEngine:
         scratch = DeviceBlocks.scratch(2, self._geometry, self._device)
         self._step([Chunk([0, 0], 0, [0], params, 0)], scratch)
 
+    @property
+    def without_graphs(self) -> str:
+        """Why decode steps run kernel by kernel; empty where graphs hold them."""
+        return next((each.reason for each in self._graphs.values()), "")
+
     def _capture(self) -> None:
         for index, graphs in self._graphs.items():
             with torch.cuda.stream(self._lanes.stream(index)):

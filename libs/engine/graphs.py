@@ -43,12 +43,14 @@ class Graphs:
         self._width = table_width
         self._buckets = buckets(max_num_seqs)
         self._graphs: dict[int, Graph] = {}
+        self.reason = ""  # why there are no graphs; empty while there are
         self._pool = torch.cuda.graph_pool_handle()
 
     def suits(self, batch: Batch) -> bool:
         """Whether the batch is one token of each of so many sequences at most."""
         num_rows = len(batch.token_ids)
-        return num_rows == len(batch.block_tables) and num_rows <= self._buckets[-1]
+        is_decode = num_rows == len(batch.block_tables)
+        return is_decode and num_rows <= self._buckets[-1] and not self.reason
 
     def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [num_rows, vocab_size] and each row's most likely token [num_rows].
@@ -61,9 +63,17 @@ class Graphs:
         return logits[:num_rows], tokens[:num_rows]
 
     def capture_all(self) -> None:
-        """Largest first: the smaller ones then fit into its memory."""
-        for size in reversed(self._buckets):
-            self._graph(size)
+        """Largest first: the smaller ones then fit into its memory.
+
+        A model that waits for the GPU in the middle of a step cannot be captured: some
+        choose their experts on the host. It goes on without graphs, and `reason` says so.
+        """
+        try:
+            for size in reversed(self._buckets):
+                self._graph(size)
+        except RuntimeError as error:
+            self.reason = str(error).partition("\n")[0]
+            self._graphs.clear()
 
     def _graph(self, size: int) -> "Graph":
         if size not in self._graphs:

@@ -172,5 +172,7 @@ def _on_gpu(
     )
     limits = Limits(settings.max_num_seqs, max_model_len, decodes)
     engine = CudaEngine.build(Path(settings.model), memory, limits, lanes)
+    if engine.without_graphs:
+        logger.warning("gpu.without_graphs", reason=engine.without_graphs)
     engine.warm_up()
     return engine

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import Identity
 from transformers import AutoModelForCausalLM
 from triton_device import DEVICE
 
@@ -91,6 +92,8 @@ def test_stand_ins_answer_as_the_modules(
 
     kinds = {type(module) for module in model.served.modules()}
     assert {RMSNorm, GatedMLP} <= kinds
+    adds_itself = isinstance(model.served.model.layers[0].self_attn.o_proj, Identity)
+    assert adds_itself == (name != "gemma3")  # whose layers have a form of their own
     prove_stand_ins(model.loaded, model.served, model.facts, model.geometry, BACKEND)
 
 

@@ -1,18 +1,15 @@
 """Engines on a real GPU, over memory that the tests own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from small_models import BLOCK_SIZE, NUM_BLOCKS
+from gpu_memory import DeviceMemory
+from small_models import BLOCK_SIZE
 
 from engine.checkpoint import Checkpoint
-from engine.memory import MappedMemory
 from protocol.memory import DType
-
-MAX_NUM_SEQS = 8
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,29 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(absent)
-
-
-@dataclass
-class DeviceMemory:
-    """What a store would hold of one model: weights, and blocks of 64 x 16 tokens."""
-
-    path: Path
-    checkpoint: Checkpoint
-
-    def __post_init__(self) -> None:
-        self.weights = torch.empty(
-            self.checkpoint.weights_bytes, dtype=torch.uint8, device="cuda"
-        )
-        self.checkpoint.copy_into(self.weights)
-        size = NUM_BLOCKS * self.checkpoint.geometry.block_bytes
-        # All ones is NaN in both dtypes: whoever reads an unwritten slot, shows it.
-        self.blocks = torch.full((size,), 255, dtype=torch.uint8, device="cuda")
-
-    def mapped(self) -> MappedMemory:
-        geometry = self.checkpoint.geometry
-        return MappedMemory(
-            self.weights, self.checkpoint.tensors, self.blocks, geometry
-        )
 
 
 @pytest.fixture

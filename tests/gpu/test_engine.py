@@ -2,18 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gpu_memory import DeviceMemory
 from small_models import FAMILIES, NUM_BLOCKS, generate, play, save_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from engine.batch import pack
+from engine.configuration import read_configuration
 from engine.cuda import CudaAttention, DeviceBlocks, StepInputs
 from engine.cuda_engine import CudaEngine, Limits
 from engine.cuda_modules import speed_up
 from engine.forward import Forward
 from engine.interface import Chunk
+from engine.memory import MappedMemory
 from engine.partition import Lanes
 from engine.skeleton import bind, skeleton, views
 from protocol.sampling import SamplingParams
@@ -23,14 +28,14 @@ PROMPTS = [[5, 9, 3, 7] * 9, [4, 8, 15, 16, 23, 42], [11]]
 LIMITS = Limits(max_num_seqs=8, max_model_len=256)
 
 
-def engine_over(memory: "object", lanes: Lanes | None = None) -> CudaEngine:
+def engine_over(memory: DeviceMemory, lanes: Lanes | None = None) -> CudaEngine:
     lanes = lanes or Lanes.open("decode", [])
     return CudaEngine.build(memory.path, memory.mapped(), LIMITS, lanes)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_output_is_that_of_transformers(
-    name: str, tmp_path: Path, device_memory: Callable[..., object]
+    name: str, tmp_path: Path, device_memory: Callable[..., DeviceMemory]
 ) -> None:
     """
     In float32, packed, in uneven chunks, over scattered blocks, with CUDA graphs.
@@ -45,7 +50,7 @@ def test_greedy_output_is_that_of_transformers(
 
 
 def test_the_real_small_model_tells_its_story(
-    device_memory: Callable[..., object],
+    device_memory: Callable[..., DeviceMemory],
 ) -> None:
     """
     A trained model's float32 text is transformers', token for token.
@@ -59,34 +64,47 @@ def test_the_real_small_model_tells_its_story(
 
 
 def test_bfloat16_logits_are_near_those_of_float32(
-    device_memory: Callable[..., object],
+    device_memory: Callable[..., DeviceMemory],
 ) -> None:
     """
-    With fused modules the demo model's logits are within 2 percent of their norm.
+    Fused modules round no more than transformers' own do in bfloat16.
     """
     path = MODELS / "demo"
-    memory = device_memory(path, "bfloat16")
-    mapped = memory.mapped()
+    memory = device_memory(path, "bfloat16").mapped()
     tokens = torch.randint(5, 4000, (128,), generator=torch.Generator().manual_seed(1))
-    exact = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    expected = exact(tokens.unsqueeze(0)).logits[0].detach()
+    exact, rounded = (
+        logits_of_transformers(path, tokens, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
 
-    model = skeleton(exact.config, torch.bfloat16)
-    bind(model, views(mapped.weights, mapped.tensors))
+    model = skeleton(read_configuration(path), torch.bfloat16)
+    bind(model, views(memory.weights, memory.tensors))
     speed_up(model)
-    blocks = DeviceBlocks.over(mapped.blocks, mapped.geometry)
+    found = paged_logits(model, memory, tokens)
+
+    error, usual = (float((x - exact).norm() / exact.norm()) for x in (found, rounded))
+    print(f"relative error of bfloat16 logits: {error:.2e}, transformers' {usual:.2e}")
+    assert error < 1.05 * usual
+
+
+def logits_of_transformers(path: Path, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    logits: Tensor = model(tokens.unsqueeze(0)).logits[0].detach().float()
+    return logits
+
+
+def paged_logits(model: Any, memory: MappedMemory, tokens: Tensor) -> Tensor:
+    """Of every token, by our attention."""
+    blocks = DeviceBlocks.over(memory.blocks, memory.geometry)
     params = SamplingParams(temperature=0.0, max_tokens=1)
     batch = pack([Chunk(tokens.tolist(), 0, list(range(8)), params, 0)], 16, 16)
     device = blocks.memory.device
     attention = CudaAttention(blocks, StepInputs.upload(batch, device))
-    found = Forward(model, device)(batch, attention, torch.arange(128)).float().cpu()
-
-    error = float((found - expected).norm() / expected.norm())
-    print(f"relative error of bfloat16 logits: {error:.2e}")
-    assert error < 2e-2
+    rows = torch.arange(len(tokens))
+    return Forward(model, device)(batch, attention, rows).float().cpu()
 
 
-def test_a_split_changes_no_token(device_memory: Callable[..., object]) -> None:
+def test_a_split_changes_no_token(device_memory: Callable[..., DeviceMemory]) -> None:
     """
     On a part of the multiprocessors, and changing between part and whole at every step,
     the tokens are the same.
@@ -109,7 +127,7 @@ def test_a_split_changes_no_token(device_memory: Callable[..., object]) -> None:
 
 
 def test_sampled_tokens_depend_on_the_seed_alone(
-    device_memory: Callable[..., object],
+    device_memory: Callable[..., DeviceMemory],
 ) -> None:
     """
     The same seed draws the same tokens, alone or in a batch, from a graph or not.
@@ -123,7 +141,7 @@ def test_sampled_tokens_depend_on_the_seed_alone(
     assert together == alone
 
 
-def test_copied_blocks_are_equal(device_memory: Callable[..., object]) -> None:
+def test_copied_blocks_are_equal(device_memory: Callable[..., DeviceMemory]) -> None:
     """
     Copy on write copies a block of all layers, and nothing else.
     """

@@ -9,17 +9,21 @@ from contextlib import closing
 import pytest
 
 from kv.cuda import segment_maker
-from kv.frames import send_descriptors
+from kv.errors import NoRoom
+from kv.frames import framed, send_descriptors
+from kv.segments import Segment
+from protocol.wire import encode
 
 BORROWER = textwrap.dedent("""
     import socket, sys, time
     import torch
     from kv.cuda import map_on_device
-    from kv.frames import receive_descriptors
+    from kv.frames import receive_descriptors, receive_frame
     from protocol.memory import SegmentHandle
+    from protocol.wire import Decoder
     line = socket.socket(fileno=int(sys.argv[1]))
     torch.zeros(1, device="cuda")
-    handle = SegmentHandle.model_validate_json(line.recv(400, socket.MSG_WAITALL))
+    handle = Decoder(SegmentHandle)(receive_frame(line))
     started = time.perf_counter()
     fd = None if handle.ipc else receive_descriptors(line, 1)[0]
     mapping = map_on_device(handle, fd, writable=sys.argv[2] == "writable")
@@ -32,11 +36,11 @@ BORROWER = textwrap.dedent("""
 SIZE = 3 << 30
 
 
-def borrow(segment: "object", access: str) -> "subprocess.CompletedProcess[str]":
+def borrow(segment: Segment, access: str) -> "subprocess.CompletedProcess[str]":
     """A process that maps the segment and adds one to a byte of it."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.send(segment.handle.model_dump_json().encode().ljust(400))
+        ours.send(framed(encode(segment.handle)))
         if segment.descriptors:
             send_descriptors(ours, segment.descriptors)
         return subprocess.run(
@@ -82,7 +86,5 @@ def test_too_large_a_segment_is_refused_in_words() -> None:
     """
     More than the GPU has ends with the size and the driver's reason.
     """
-    from kv.errors import NoRoom
-
     with pytest.raises(NoRoom, match="OUT_OF_MEMORY"):
         segment_maker("vmm")("blocks", 1 << 40)
