@@ -93,8 +93,8 @@ class StoreClient:
         (weights,) = self._map((room.weights, True))
         return weights
 
-    def commit_load(self) -> None:
-        self._expect(CommitLoad(), Done)
+    def commit_load(self, free_bytes: int = 0) -> None:
+        self._expect(CommitLoad(free_bytes=free_bytes), Done)
 
     def admit(self, job: PrefillJob) -> Record | Queued | Gone:
         return self._taken(Admit(job=job))

@@ -36,9 +36,10 @@ class BeginLoad(Message):
 
 
 class CommitLoad(Message):
-    """The weights are complete."""
+    """The weights are complete, and so much of a GPU's memory is free beside them."""
 
     type: Literal["commit_load"] = "commit_load"
+    free_bytes: int = Field(default=0, ge=0)
 
 
 class Admit(Message):

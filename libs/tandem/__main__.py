@@ -27,7 +27,8 @@ def up(
     served_model_name: of.ServedModelName = "",
     host: of.Host = "127.0.0.1",
     port: of.Port = 8000,
-    prefill: of.Prefill = 1,
+    paradigm: of.Paradigm = of.ParadigmName.semi,
+    prefill: of.Prefill = None,
     decode: of.Decode = 1,
     kv_blocks: of.KVBlocks = 2048,
     block_size: of.BlockSize = 16,
@@ -37,6 +38,7 @@ def up(
     shares: of.Shares = 0,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
+    max_num_batched_tokens: of.MaxNumBatchedTokens = 512,
     threads: of.Threads = 0,
     pool: of.Pool = "default",
     run_dir: of.RunDir = RUN_DIR,
@@ -52,9 +54,10 @@ def up(
     --redis-url a Redis of its own runs beside the services.
     """
     from tandem import models, plan
-    from tandem.up import check_environment, run
+    from tandem.up import check_environment, check_paradigm, run
 
     check_environment()
+    check_paradigm(paradigm, prefill, shares)
     run(
         plan.Options(
             model=models.find(model),
@@ -65,7 +68,16 @@ def up(
                 kv_blocks, block_size, max_model_len, check_seconds, device, cuda_sharing
             ),
             workers=plan.Workers(
-                prefill, decode, dtype, engine, max_num_seqs, threads, device, shares
+                prefill or 1,
+                decode,
+                dtype,
+                engine,
+                max_num_seqs,
+                threads,
+                device,
+                shares,
+                paradigm.value,
+                max_num_batched_tokens,
             ),
             pool=pool,
             run_dir=run_dir,

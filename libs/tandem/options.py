@@ -7,6 +7,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 
+class ParadigmName(StrEnum):
+    semi = "semi"
+    fused = "fused"
+
+
 class DTypeName(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -53,7 +58,19 @@ ServedModelName = Annotated[
 ]
 Host = Annotated[str, Option(help="Address to listen on.")]
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")]
-Prefill = Annotated[int, Option(min=1, max=64, help="Number of prefill workers.")]
+Paradigm = Annotated[
+    ParadigmName,
+    Option(help="semi: prefill and decode workers; fused: each worker does both phases."),
+]
+Prefill = Annotated[
+    int | None,
+    Option(
+        min=1,
+        max=64,
+        help="Number of prefill workers.",
+        show_default="1; fused has none",
+    ),
+]
 Decode = Annotated[int, Option(min=1, max=64, help="Number of decode workers.")]
 KVBlocks = Annotated[int, Option(min=1, help="KV blocks that all sequences share.")]
 BlockSize = Annotated[int, Option(min=1, max=1024, help="Tokens in a KV block.")]
@@ -81,6 +98,10 @@ MaxModelLen = Annotated[
 ]
 MaxNumSeqs = Annotated[
     int, Option(min=1, max=4096, help="Sequences in a decode worker's batch.")
+]
+MaxNumBatchedTokens = Annotated[
+    int,
+    Option(min=1, help="Tokens in a worker's step: how much of a prompt fits into one."),
 ]
 Threads = Annotated[
     int,

@@ -15,7 +15,7 @@ from kv.operations import BeginLoad
 from mesh.errors import ConfigurationError, Unreachable
 from mesh.runtime import EXIT_CONFIGURATION, EXIT_UNREACHABLE
 from mesh.settings import load as load_settings
-from protocol.memory import KVGeometry, LayerGeometry, ModelFacts
+from protocol.memory import Device, KVGeometry, LayerGeometry, ModelFacts
 from worker.settings import WorkerSettings
 from worker.startup import COUNTING
 
@@ -56,7 +56,18 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
             checkpoint.copy_into(weights.view)
             if settings.device == "cuda":
                 checkpoint.prove_in(weights.view)
-        store.commit_load()
+        store.commit_load(free_bytes_of(settings.device))
+
+
+def free_bytes_of(device: Device) -> int:
+    """What a GPU has left for KV blocks; the host's memory is taken when it is used."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
 
 
 def load_nothing(settings: WorkerSettings, block_size: int) -> None:

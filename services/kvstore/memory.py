@@ -7,6 +7,7 @@ way takes it back to *empty*, and the next worker that attaches is asked.
 
 from dataclasses import dataclass
 
+from kv.errors import NoRoom
 from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply, Room
 from kv.segments import HostSegment, Segment, SegmentMaker
 
@@ -30,6 +31,11 @@ class _Ready:
     blocks: Segment
 
 
+DEFAULT_NUM_BLOCKS = 2048
+# The rest is for the workers: their contexts, graphs and activations.
+BLOCKS_FRACTION = 0.85
+
+
 class PoolMemory:
     """Who may map what. A peer is named by its connection."""
 
@@ -40,7 +46,10 @@ class PoolMemory:
         max_model_len: int,
         make_segment: SegmentMaker = HostSegment,
     ) -> None:
-        """`max_model_len` in tokens; 0: what model and blocks allow."""
+        """`num_blocks` 0: what a GPU's free memory holds, else DEFAULT_NUM_BLOCKS.
+
+        `max_model_len` in tokens; 0: what model and blocks allow.
+        """
         self._make_segment = make_segment
         self.num_blocks = num_blocks
         self._block_size = block_size
@@ -88,7 +97,7 @@ class PoolMemory:
         self._state = _Filling(peer, load, weights)
         return Room(weights=weights.handle)
 
-    def commit_load(self, peer: str) -> BeginLoad | None:
+    def commit_load(self, peer: str, free_bytes: int = 0) -> BeginLoad | None:
         """The weights are complete and from now on read-only, and the blocks exist.
 
         None if this peer did not fill them. Raises NoRoom.
@@ -97,7 +106,9 @@ class PoolMemory:
         if not isinstance(state, _Filling) or state.loader != peer:
             return None
         state.weights.seal_read_only()
-        size_bytes = state.load.geometry.block_bytes * self.num_blocks
+        block_bytes = state.load.geometry.block_bytes
+        self.num_blocks = self.num_blocks or _fitting(free_bytes, block_bytes)
+        size_bytes = block_bytes * self.num_blocks
         blocks = self._make_segment("blocks", size_bytes)
         self._state = _Ready(state.load, state.weights, blocks)
         return state.load
@@ -128,3 +139,13 @@ class PoolMemory:
             weights=ready.weights.handle,
             blocks=ready.blocks.handle,
         )
+
+
+def _fitting(free_bytes: int, block_bytes: int) -> int:
+    """How many blocks to make when nobody said."""
+    if not free_bytes:
+        return DEFAULT_NUM_BLOCKS
+    num_blocks = int(free_bytes * BLOCKS_FRACTION) // block_bytes
+    if not num_blocks:
+        raise NoRoom(f"{free_bytes} bytes are free, a KV block takes {block_bytes}")
+    return num_blocks

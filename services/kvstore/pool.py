@@ -125,11 +125,11 @@ class Pool:
             case BeginLoad():
                 room = self.memory.begin_load(peer, operation)
                 return room or RefusedReply(reason="another loader is at work")
-            case CommitLoad():
-                return self._commit_load(peer)
+            case CommitLoad(free_bytes=free_bytes):
+                return self._commit_load(peer, free_bytes)
 
-    def _commit_load(self, peer: str) -> Answer:
-        load = self.memory.commit_load(peer)
+    def _commit_load(self, peer: str, free_bytes: int) -> Answer:
+        load = self.memory.commit_load(peer, free_bytes)
         if load is None:
             return RefusedReply(reason="nothing to commit: the load was not begun here")
         self.store = Store(load.geometry, self.memory.num_blocks, self._max_waiting)
