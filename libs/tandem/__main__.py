@@ -65,7 +65,12 @@ def up(
             host=host,
             port=port,
             store=plan.Store(
-                kv_blocks, block_size, max_model_len, check_seconds, device, cuda_sharing
+                kv_blocks,
+                block_size,
+                max_model_len,
+                check_seconds,
+                device,
+                cuda_sharing,
             ),
             workers=plan.Workers(
                 prefill or 1,

@@ -60,7 +60,9 @@ Host = Annotated[str, Option(help="Address to listen on.")]
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")]
 Paradigm = Annotated[
     ParadigmName,
-    Option(help="semi: prefill and decode workers; fused: each worker does both phases."),
+    Option(
+        help="semi: prefill and decode workers; fused: each worker does both phases."
+    ),
 ]
 Prefill = Annotated[
     int | None,
@@ -101,7 +103,9 @@ MaxNumSeqs = Annotated[
 ]
 MaxNumBatchedTokens = Annotated[
     int,
-    Option(min=1, help="Tokens in a worker's step: how much of a prompt fits into one."),
+    Option(
+        min=1, help="Tokens in a worker's step: how much of a prompt fits into one."
+    ),
 ]
 Threads = Annotated[
     int,

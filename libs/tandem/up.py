@@ -31,9 +31,7 @@ def check_environment() -> None:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
 
 
-def check_paradigm(
-    paradigm: plan.Paradigm, prefill: int | None, shares: int
-) -> None:
+def check_paradigm(paradigm: plan.Paradigm, prefill: int | None, shares: int) -> None:
     """ConfigurationError names an option that means nothing where phases are fused."""
     if paradigm == "fused" and prefill:
         raise ConfigurationError("fused has no --prefill: --decode counts its workers")
