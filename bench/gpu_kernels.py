@@ -2,7 +2,8 @@
 
 Decode attention as bytes of K and V read per second beside a plain copy's; prompts as
 arithmetic per second beside torch's own attention over contiguous memory; norm, gate,
-rotation and store as bytes per second. Where constants could be others, these too:
+rotation and store as bytes per second; sampling as bytes of logits per second, the kernel
+alone and the whole of it from parameters to tokens on the host. Where constants could be others, these too:
 `rows x keys, warps, stages`, and for decode the number of ranges of keys.
 
     PYTHONPATH=libs python bench/gpu_kernels.py --json > kernels.jsonl
@@ -24,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from triton.testing import do_bench
 
 from engine.attention import ScoreRule
+from engine.device_sampler import Table, choose, sample
 from engine.triton_attention import (
     LayerMemory,
     Tiling,
@@ -37,6 +39,7 @@ from engine.triton_attention import (
 )
 from engine.triton_rows import gate, rms_norm, rotate
 from protocol.memory import LayerGeometry
+from protocol.sampling import SamplingParams
 
 HEADS, KV_HEADS, DIM = 32, 8, 128
 HIDDEN, INTERMEDIATE = 4096, 14336
@@ -78,6 +81,13 @@ PROMPT_TILINGS = [
         (64, 128, 4, 2),
     )
 ]
+VOCAB_SIZE = 128_256
+SAMPLED = {
+    "greedy": SamplingParams(max_tokens=1, temperature=0.0),
+    "temperature": SamplingParams(max_tokens=1, temperature=0.8),
+    "top_p 0.9": SamplingParams(max_tokens=1, temperature=0.8, top_p=0.9),
+    "top_k 40": SamplingParams(max_tokens=1, temperature=0.8, top_k=40),
+}
 
 
 @dataclass(frozen=True)
@@ -257,12 +267,38 @@ def rows(num_tokens: int, copy: float) -> Iterator[Measurement]:
         yield Measurement(name, shape, "", time * 1e3, rate / 1e9, "GB/s", rate / copy)
 
 
+def samplers() -> Iterator[Measurement]:
+    for batch in (1, 8, 32):
+        logits = normal(batch, VOCAB_SIZE) * 3
+        for name, one in SAMPLED.items():
+            params = [one.model_copy(update={"seed": row}) for row in range(batch)]
+            yield from sampler_of(logits, name, params)
+
+
+def sampler_of(
+    logits: Tensor, name: str, params: list[SamplingParams]
+) -> Iterator[Measurement]:
+    indices = range(len(params))
+    table = Table.upload(params, indices, VOCAB_SIZE, logits.device)
+    shape = f"{len(params)} x {VOCAB_SIZE}"
+    acts: dict[str, Callable[[], object]] = {
+        "sampler kernel": lambda: choose(logits, table),
+        "sampler": lambda: sample(logits, params, indices),
+    }
+    for kernel, act in acts.items():
+        time = milliseconds(act)
+        rate = logits.nbytes / time / 1e6
+        yield Measurement(kernel, shape, name, time * 1e3, rate, "GB/s")
+
+
 def measurements(only: str | None) -> Iterator[Measurement]:
     copy = copy_rate()
     yield Measurement("copy", "1 GB", "", 2e15 / copy, copy / 1e9, "GB/s", 1.0)
     if only in (None, "rows"):
         for num_tokens in (1, 64, 8192):
             yield from rows(num_tokens, copy)
+    if only in (None, "sampler"):
+        yield from samplers()
     if only in (None, "prompt"):
         yield from prompts()
     if only in (None, "decode"):
@@ -272,7 +308,7 @@ def measurements(only: str | None) -> Iterator[Measurement]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="a JSON object per line")
-    parser.add_argument("--only", choices=("rows", "prompt", "decode"))
+    parser.add_argument("--only", choices=("rows", "sampler", "prompt", "decode"))
     arguments = parser.parse_args()
     for one in measurements(arguments.only):
         if arguments.json:

@@ -11,13 +11,13 @@ from engine.batch import Batch, pack
 from engine.configuration import read_configuration
 from engine.cuda import CudaAttention, DeviceBlocks, StepInputs
 from engine.cuda_modules import speed_up
+from engine.device_sampler import sample
 from engine.drawing import draw
 from engine.forward import Forward
 from engine.graphs import Graphs
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
 from engine.partition import Lanes
-from engine.sampler import sample
 from engine.skeleton import bind, skeleton, views
 from engine.triton_attention import tile_tokens
 from protocol.memory import KVGeometry
@@ -102,7 +102,7 @@ class CudaEngine:
 
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""
-        params = SamplingParams(temperature=0.0, max_tokens=1)
+        params = SamplingParams(temperature=1.0, max_tokens=1)
         scratch = DeviceBlocks.scratch(2, self._geometry, self._device)
         self._step([Chunk([0, 0], 0, [0], params, 0)], scratch)
 
@@ -147,7 +147,7 @@ class CudaEngine:
 
 
 class _Choice:
-    """Chooses on the device where the most likely token is wanted, else on the host."""
+    """Takes a step's most likely tokens where no row asks for more."""
 
     def __init__(self, greedy: Tensor) -> None:
         self._greedy = greedy
@@ -159,18 +159,10 @@ class _Choice:
         indices: Sequence[int],
     ) -> list[int]:
         """As `engine.sampler.sample`."""
+        if any(
+            p.temperature > 0.0 or index < p.min_tokens
+            for p, index in zip(params, indices, strict=True)
+        ):
+            return sample(logits, params, indices)
         tokens: list[int] = self._greedy.tolist()
-        rows = [
-            row
-            for row, (p, index) in enumerate(zip(params, indices, strict=True))
-            if p.temperature > 0.0 or index < p.min_tokens
-        ]
-        if rows:
-            chosen = sample(
-                logits[rows].cpu(),
-                [params[row] for row in rows],
-                [indices[row] for row in rows],
-            )
-            for row, token in zip(rows, chosen, strict=True):
-                tokens[row] = token
         return tokens

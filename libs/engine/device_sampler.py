@@ -14,7 +14,7 @@ vocabulary; and by each of top_k and top_p at most 17 times where logits have 16
 times where they have 32. It stays in the L2 cache.
 
 Weights and their sums are float32, which is exact enough: a draw compares sums of two
-disjoint ranges, where nothing cancels, and float64 would make a GPU's exponentials ten
+disjoint ranges, where nothing cancels, and float64 would make a GPU's exponentials many
 times as slow. Each sum is of one row, by one program, in an order that follows from the
 dtype and the vocabulary alone.
 """
@@ -34,7 +34,7 @@ from engine.sampler import uniform
 from protocol.sampling import SamplingParams
 
 _TILE = 8192  # logits that a program holds at a time
-_MAX_WARPS = 32
+_LOGITS_PER_WARP = 256
 _ALIGNMENT = 16  # bytes of the widest load
 # Low bits that are zero in every logit, once it is a float32.
 _UNUSED_BITS = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
@@ -99,15 +99,16 @@ def sample(
     logits [num_rows, vocab_size] of float32, float16 or bfloat16, left as they are.
     Rows of nothing but -inf, or with +inf, are greedy; NaN is never chosen.
     """
-    if not params:
-        return []
-    table = Table.upload(params, indices, logits.shape[1], logits.device)
+    num_rows, vocab_size = logits.shape
+    if num_rows == 0 or vocab_size == 1:  # for one token Triton 3.6 compiles nothing
+        return [0] * num_rows
+    table = Table.upload(params, indices, vocab_size, logits.device)
     tokens: list[int] = choose(logits, table).tokens.tolist()
     return tokens
 
 
 def choose(logits: Tensor, table: Table) -> Choices:
-    """Choose one token for each row, waiting for nothing (see `sample`)."""
+    """Choose one token of several for each row, waiting for nothing (see `sample`)."""
     num_rows, vocab_size = logits.shape
     # One layout of loads, and with it one order of sums, for all that a model computes.
     logits = logits.contiguous()
@@ -128,7 +129,7 @@ def choose(logits: Tensor, table: Table) -> Choices:
         num_parameters=_NUM_PARAMETERS,
         unused_bits=_UNUSED_BITS[logits.dtype],
         tile=tile,
-        num_warps=max(1, min(_MAX_WARPS, tile // 256)),
+        num_warps=max(1, tile // _LOGITS_PER_WARP),
     )
     return Choices(tokens, floors)
 
@@ -161,20 +162,14 @@ def _banned(
 
 
 @triton.jit
-def _load(row, start, vocab_size: tl.constexpr, tile: tl.constexpr):
-    """Tokens from `start` on and their logits: -inf beyond the vocabulary."""
-    token = start + tl.arange(0, tile)
-    logits = tl.load(row + token, mask=token < vocab_size, other=float("-inf"))
-    return token, logits.to(tl.float32)
-
-
-@triton.jit
 def _greatest(row, vocab_size: tl.constexpr, tile: tl.constexpr):
     """The greatest logit of a row and the lowest token that has it."""
     tops = tl.full((tile,), float("-inf"), tl.float32)
     tokens = tl.zeros((tile,), tl.int32)
     for start in range(0, vocab_size, tile):
-        token, logits = _load(row, start, vocab_size, tile)
+        token = start + tl.arange(0, tile)
+        logits = tl.load(row + token, mask=token < vocab_size, other=float("-inf"))
+        logits = logits.to(tl.float32)
         is_greater = logits > tops
         tops = tl.where(is_greater, logits, tops)
         tokens = tl.where(is_greater, token, tokens)
@@ -192,7 +187,9 @@ def _mass(
     """
     sums = tl.zeros((tile,), tl.float32)
     for start in range(first // tile * tile, end, tile):
-        token, logits = _load(row, start, vocab_size, tile)
+        token = start + tl.arange(0, tile)
+        logits = tl.load(row + token, mask=token < vocab_size, other=float("-inf"))
+        logits = logits.to(tl.float32)
         is_counted = (token >= first) & (token < end) & (logits >= floor)
         # Subtracted before the product, which then cannot overflow upwards.
         sums += tl.where(is_counted, tl.exp2((logits - top) * scale), 0.0)
@@ -287,9 +284,8 @@ def _choose_kernel(
         floor = top + tl.load(table + num_rows).to(tl.float32)
         top_k = tl.load(table + 2 * num_rows)
         if (top_k > 0.0) & (top_k < vocab_size):
-            floor = _raise(
-                row, floor, top_k, top, 0.0, vocab_size, unused_bits, tile
-            )  # fmt: skip
+            # At scale 0 every token weighs 1.
+            floor = _raise(row, floor, top_k, top, 0.0, vocab_size, unused_bits, tile)
         top_p = tl.load(table + 3 * num_rows)
         if top_p < 1.0:
             whole = _mass(row, 0, vocab_size, floor, top, scale, vocab_size, tile)
