@@ -2,9 +2,9 @@
 
 For the rows of a decode step the time goes into reading weights from memory. So every
 weight is read once for all rows, in the layout of the checkpoint ([outputs, inputs],
-bfloat16): nothing is laid out anew, and all processes go on sharing one copy. Sums are
-float32. Addresses instead of arrays: to look into an array costs as much as some of
-these products.
+bfloat16, or int8 with a float32 scale for each output): nothing is laid out anew, and
+all processes go on sharing one copy. Sums are float32. Addresses instead of arrays: to
+look into an array costs as much as some of these products.
 """
 
 from itertools import product
@@ -27,16 +27,18 @@ TILE = 3 * AT_ONCE  # outputs of one task
 Array = Any
 
 
-def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
+def _dots(rows: int, outputs: int, *, ahead: int = 0, int8_ahead: int = 2) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
-    Called with (out, left, right, depth); out is float32. Pairs of neighbours are
-    multiplied at once, so both operands are read as they lie.
+    Called with (out, left, right, depth); out is float32, right may be int8. Pairs of
+    neighbours are multiplied at once, so both operands are read as they lie. Weights
+    are asked for so many times `outputs` ahead as was measured to be of use.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = Emitter(context, builder, signature)
         out, left, right = (emit.part(i, arguments[i]) for i in range(3))
+        prefetched = int8_ahead if right[3] == types.int8 else ahead
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
 
@@ -44,8 +46,8 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
             weights = []
             for output in range(outputs):
                 address = emit.at(right, INT(output), depth)
-                if ahead:
-                    later = builder.mul(right[2], INT(ahead * outputs))
+                if prefetched:
+                    later = builder.mul(right[2], INT(prefetched * outputs))
                     emit.prefetch(builder.gep(address, [later]))
                 weights.append(emit.load_pairs(address, mask))
             for row in range(rows):
@@ -113,17 +115,8 @@ def linear_tile(
     By addresses: x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows,
     outputs], all bfloat16 and contiguous.
     """
-    rows, depth, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
-    sums = _tile(x, weight, first, (rows, depth, width))
-    offsets = np.empty(width, np.float32)
-    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
-    answer = carray(bits_at(y), (rows, outputs))
-    for row in range(rows):
-        for j in range(width):
-            sums[row, j] += offsets[j]
-        narrow(sums[row, :width], answer[row, first : first + width])
+    sums = tile_sums(x, Part(bits_at(weight), 0, shape[1]), shape, tile)
+    put_linear(sums, bias, y, shape, tile)
 
 
 @compiled()
@@ -139,11 +132,41 @@ def gated_tile(
 
     Otherwise as `linear_tile`; for `curve` see `gate_row`.
     """
-    rows, depth, outputs = shape
+    gates = tile_sums(x, Part(bits_at(weights[0]), 0, shape[1]), shape, tile)
+    ups = tile_sums(x, Part(bits_at(weights[1]), 0, shape[1]), shape, tile)
+    put_gated(gates, ups, y, shape, curve, tile)
+
+
+@compiled()
+def put_linear(
+    sums: Array, bias: int, y: int, shape: tuple[int, int, int], tile: int
+) -> None:
+    """Add the bias to a tile's sums [rows, TILE] and round them into y."""
+    rows, _, outputs = shape
     first = tile * TILE
     width = min(TILE, outputs - first)
-    gates = _tile(x, weights[0], first, (rows, depth, width))
-    ups = _tile(x, weights[1], first, (rows, depth, width))
+    offsets = np.empty(width, np.float32)
+    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
+    answer = carray(bits_at(y), (rows, outputs))
+    for row in range(rows):
+        for j in range(width):
+            sums[row, j] += offsets[j]
+        narrow(sums[row, :width], answer[row, first : first + width])
+
+
+@compiled()
+def put_gated(
+    gates: Array,
+    ups: Array,
+    y: int,
+    shape: tuple[int, int, int],
+    curve: int,
+    tile: int,
+) -> None:
+    """Put the two tiles' sums together and round them into y."""
+    rows, _, outputs = shape
+    first = tile * TILE
+    width = min(TILE, outputs - first)
     answer = carray(bits_at(y), (rows, outputs))
     for row in range(rows):
         gate_row(gates[row, :width], ups[row, :width], curve)
@@ -151,13 +174,15 @@ def gated_tile(
 
 
 @compiled()
-def _tile(x: int, weight: int, first: int, shape: tuple[int, int, int]) -> Array:
-    """Some outputs of every row, float32; shape is (rows, inputs, outputs)."""
-    rows, depth, width = shape
+def tile_sums(x: int, weights: Part, shape: tuple[int, int, int], tile: int) -> Array:
+    """One tile's outputs of every row, [rows, TILE] float32, of bfloat16 or int8."""
+    rows, depth, outputs = shape
+    first = tile * TILE
+    width = min(TILE, outputs - first)
     sums = np.empty((rows, TILE), np.float32)
     out = Part(start_of(sums), 0, TILE)
     left = Part(bits_at(x), 0, depth)
-    right = Part(bits_at(weight), first * depth, depth)
+    right = moved(weights, first, 0)
     column = 0
     while column < width:
         # Few enough weights that they stay in the first cache while all rows pass.
