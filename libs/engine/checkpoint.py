@@ -17,7 +17,8 @@ from engine.configuration import max_position, read_configuration
 from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.modules import speed_up
-from engine.proof import prove, prove_stand_ins
+from engine.proof import own_logits, prove, prove_stand_ins
+from engine.quantization import expect_quantized, quantize_weights
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
     ALIGNMENT_BYTES,
@@ -25,6 +26,7 @@ from protocol.memory import (
     DType,
     KVGeometry,
     ModelFacts,
+    Quantization,
     TensorSpec,
 )
 
@@ -40,12 +42,20 @@ class Checkpoint:
     _state: dict[str, Tensor]
 
     @classmethod
-    def read(cls, path: Path, dtype: DType, block_size: int) -> "Checkpoint":
+    def read(
+        cls,
+        path: Path,
+        dtype: DType,
+        block_size: int,
+        quantization: Quantization = "none",
+    ) -> "Checkpoint":
         """Load the model of `path` and prove that paged attention computes it.
 
+        Quantised weights are proved to be computed as what they stand for, in bfloat16.
         Safetensors only, local files only, no code from the checkpoint. Raises
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
+        assert quantization == "none" or dtype == "bfloat16", "int8 is for bfloat16"
         config = read_configuration(path)
         if block_size % PACKED[dtype]:
             raise UnsupportedModel(
@@ -53,7 +63,7 @@ class Checkpoint:
             )
         facts = ModelFacts(
             model=str(path),
-            fingerprint=fingerprint(path, dtype),
+            fingerprint=fingerprint(path, dtype, quantization),
             vocab_size=config.get_text_config().vocab_size,
             max_position=max_position(config),
         )
@@ -62,6 +72,11 @@ class Checkpoint:
         served = skeleton(config, getattr(torch, dtype))
         bind(served, tensors)
         geometry = prove(loaded, served, facts, dtype, block_size)
+        if quantization == "int8":
+            facts = _quantize(loaded, tensors, facts)
+            served = skeleton(config, torch.bfloat16)
+            expect_quantized(served, tensors)
+            bind(served, tensors)
         if dtype == "bfloat16":
             speed_up(served)
             prove_stand_ins(loaded, served, facts, geometry)
@@ -95,6 +110,14 @@ def _load(path: Path, dtype: DType) -> Any:
             names = ", ".join(sorted(map(str, report[problem]))[:3])
             raise BrokenCheckpoint(f"{path}: {problem.replace('_', ' ')}: {names}")
     return model.eval().requires_grad_(False)
+
+
+def _quantize(loaded: Any, tensors: dict[str, Tensor], facts: ModelFacts) -> ModelFacts:
+    """Put int8 among the tensors; `loaded` has what they stand for, facts by how much."""
+    before = own_logits(loaded, facts)
+    tensors.update(quantize_weights(loaded))
+    error = float((own_logits(loaded, facts) - before).norm() / before.norm())
+    return facts.changed(quantization_error=error)
 
 
 def _lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:

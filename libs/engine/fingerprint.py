@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 from engine.errors import BrokenCheckpoint
-from protocol.memory import LAYOUT, DType
+from protocol.memory import LAYOUT, DType, Quantization
 
 
-def fingerprint(path: Path, dtype: DType) -> str:
-    """A digest of configuration, dtype and layout of the blocks, 64 hexadecimal digits.
+def fingerprint(path: Path, dtype: DType, quantization: Quantization = "none") -> str:
+    """A digest of configuration, dtypes and layout of the blocks, 64 hexadecimal digits.
 
     Two versions of this program that lay blocks out differently must not share them.
 
@@ -21,4 +21,5 @@ def fingerprint(path: Path, dtype: DType) -> str:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path / 'config.json'}: {error}") from None
-    return hashlib.sha256(config + f"\0{dtype}\0{LAYOUT}".encode()).hexdigest()
+    rest = f"\0{dtype}\0{quantization}\0{LAYOUT}"
+    return hashlib.sha256(config + rest.encode()).hexdigest()

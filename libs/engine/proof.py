@@ -104,6 +104,11 @@ def prove_stand_ins(
         )
 
 
+def own_logits(loaded: Any, facts: ModelFacts) -> Tensor:
+    """What the model answers to the proof's prompts, computed by transformers."""
+    return _whole(loaded, _prompts(facts))
+
+
 def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGeometry:
     witness = _Witness()
     batch = pack([Chunk([0, 0], 0, [0, 1], _NO_SAMPLING, 0)], block_size)

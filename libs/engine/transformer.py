@@ -14,6 +14,7 @@ from engine.cpu import CpuAttention
 from engine.forward import Forward
 from engine.interface import Chunk, Drawn
 from engine.modules import speed_up
+from engine.quantization import expect_quantized
 from engine.sampler import log_probabilities, sample
 from engine.skeleton import bind, skeleton, views
 from engine.tape import Tapes
@@ -60,7 +61,9 @@ class TransformerEngine:
         """
         geometry = memory.geometry
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
-        bind(model, views(memory.weights, memory.tensors))
+        tensors = views(memory.weights, memory.tensors)
+        expect_quantized(model, tensors)
+        bind(model, tensors)
         recorder = speed_up(model)
         blocks = KVBlocks.over(memory.blocks, geometry)
         forward = Forward(model)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from engine.checkpoint import Checkpoint
 from engine.interface import Chunk
 from engine.transformer import MappedMemory, TransformerEngine
-from protocol.memory import DType
+from protocol.memory import DType, Quantization
 from protocol.sampling import SamplingParams
 
 BLOCK_SIZE = 16
@@ -241,10 +241,12 @@ def memory_of() -> Callable[..., Memory]:
     """Load a model as the loader does, into memory of the test's own."""
 
     @cache
-    def read(path: Path, dtype: DType) -> Checkpoint:
-        return Checkpoint.read(path, dtype, BLOCK_SIZE)
+    def read(path: Path, dtype: DType, quantization: Quantization) -> Checkpoint:
+        return Checkpoint.read(path, dtype, BLOCK_SIZE, quantization)
 
-    return lambda path, dtype="float32": Memory(path, read(path, dtype))
+    return lambda path, dtype="float32", quantization="none": Memory(
+        path, read(path, dtype, quantization)
+    )
 
 
 @pytest.fixture(scope="session")
