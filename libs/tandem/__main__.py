@@ -32,6 +32,7 @@ def up(
     kv_blocks: of.KVBlocks = 2048,
     block_size: of.BlockSize = 16,
     dtype: of.DType = of.DTypeName.float32,
+    quantization: of.Quantization = of.QuantizationName.none,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
     threads: of.Threads = 0,
@@ -59,7 +60,9 @@ def up(
             host=host,
             port=port,
             store=plan.Store(kv_blocks, block_size, max_model_len, check_seconds),
-            workers=plan.Workers(prefill, decode, dtype, engine, max_num_seqs, threads),
+            workers=plan.Workers(
+                prefill, decode, dtype, engine, max_num_seqs, threads, quantization
+            ),
             pool=pool,
             run_dir=run_dir,
             redis_url=redis_url,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
@@ -32,6 +33,13 @@ class Workers:
     engine: str
     max_num_seqs: int
     threads: int  # of each at most; 0: as many as there are cores
+    quantization: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.quantization == "int8" and self.dtype != "bfloat16":
+            raise ConfigurationError(
+                "--quantization int8 needs --dtype bfloat16; float32 is exact"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ def _worker(options: Options) -> dict[str, object]:
     return {
         "model": options.model,
         "dtype": workers.dtype,
+        "quantization": workers.quantization,
         "engine": workers.engine,
         "threads": workers.threads,
     }

@@ -42,7 +42,9 @@ def main(block_size: int) -> None:
 def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
 
-    checkpoint = Checkpoint.read(Path(settings.model), settings.dtype, block_size)
+    checkpoint = Checkpoint.read(
+        Path(settings.model), settings.dtype, block_size, settings.quantization
+    )
     load = BeginLoad(
         facts=checkpoint.facts,
         geometry=checkpoint.geometry,

@@ -38,7 +38,7 @@ def model_fingerprint(settings: WorkerSettings) -> str:
     """What two workers must agree on to share weights and blocks."""
     if settings.engine == COUNTING:
         return COUNTING
-    return fingerprint(Path(settings.model), settings.dtype)
+    return fingerprint(Path(settings.model), settings.dtype, settings.quantization)
 
 
 async def attach(
@@ -125,6 +125,10 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
         attachment.blocks.view,
         attachment.geometry,
     )
+    if settings.quantization != "none":
+        # Of the logits' norm, against the weights as they were.
+        error = round(attachment.facts.quantization_error, 4)
+        logger.info("weights.quantized", to=settings.quantization, logits_error=error)
     if not MACHINE_CODE.exists():
         logger.info("kernels.compiling", folder=str(MACHINE_CODE))
     engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
