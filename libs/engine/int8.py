@@ -12,10 +12,13 @@ from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.elementwise import narrow
-from engine.matmul import TILE, bits_at, put_gated, put_linear, tile_sums
+from engine.matmul import TILE, bits_at, put_gated, put_linear, span_of, sums_of
 from engine.vectors import Part
 
 Array = Any
+# Outputs of one task: as many bytes as of bfloat16. What is asked for ahead at its end is
+# another thread's, so half as many outputs would read a third of the weights in vain.
+INT8_TILE = 2 * TILE
 
 
 def _pointer_to(element: Any) -> Any:
@@ -49,8 +52,9 @@ def linear_int8_tile(
     By addresses: weight [outputs, inputs] int8, scale [outputs] float32; the others and
     shape as of `linear_tile`.
     """
-    sums = _scaled_sums(x, weights, shape, tile)
-    put_linear(sums, bias, y, shape, tile)
+    span = span_of(tile, INT8_TILE, shape[2])
+    sums = _scaled_sums(x, weights, shape, span)
+    put_linear(sums, bias, y, shape, span)
 
 
 @compiled()
@@ -64,9 +68,10 @@ def gated_int8_tile(
 ) -> None:
     """As `gated_tile`, each of gate and up as (weight, scale)."""
     curve, tile = curve_and_tile
-    gates = _scaled_sums(x, gate, shape, tile)
-    ups = _scaled_sums(x, up, shape, tile)
-    put_gated(gates, ups, y, shape, curve, tile)
+    span = span_of(tile, INT8_TILE, shape[2])
+    gates = _scaled_sums(x, gate, shape, span)
+    ups = _scaled_sums(x, up, shape, span)
+    put_gated((gates, ups), y, shape, curve, span)
 
 
 @compiled()
@@ -84,13 +89,12 @@ def dequantize_row(
 
 @compiled()
 def _scaled_sums(
-    x: int, weights: tuple[int, int], shape: tuple[int, int, int], tile: int
+    x: int, of: tuple[int, int], shape: tuple[int, int, int], span: tuple[int, int]
 ) -> Array:
-    rows, depth, outputs = shape
-    sums = tile_sums(x, Part(_bytes_at(weights[0]), 0, depth), shape, tile)
-    scales = carray(_floats_at(weights[1]), outputs)
-    first = tile * TILE
+    (rows, depth, outputs), (first, width) = shape, span
+    sums = sums_of(x, Part(_bytes_at(of[0]), 0, depth), shape, span)
+    scales = carray(_floats_at(of[1]), outputs)[first : first + width]
     for row in range(rows):
-        for j in range(min(TILE, outputs - first)):
-            sums[row, j] *= scales[first + j]
+        for j in range(width):
+            sums[row, j] *= scales[j]
     return sums

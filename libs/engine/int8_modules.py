@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as linear_of_many
 
+from engine.int8 import INT8_TILE
 from engine.matmul import num_tiles
 from engine.program import Kind
 from engine.quantization import QuantizedLinear
@@ -38,7 +39,7 @@ class Int8Linear(nn.Module):
         operands = x, self.weight, self.weight_scale, self._offsets, y
         addresses = [operand.data_ptr() for operand in operands]
         numbers = *addresses, num_rows, self._inputs, self._outputs
-        tasks = num_tiles(self._outputs)
+        tasks = num_tiles(self._outputs, INT8_TILE)
         self._recorder.do(Kind.LINEAR_INT8, tasks, numbers, (x,), (y,))
         return y
 
@@ -64,7 +65,7 @@ class Int8GatedMLP(nn.Module):
             weights = gate.weight, gate.weight_scale, up.weight, up.weight_scale
             addresses = [operand.data_ptr() for operand in (x, *weights, y)]
             numbers = *addresses, num_rows, inputs, outputs, self._curve
-            tasks = num_tiles(outputs)
+            tasks = num_tiles(outputs, INT8_TILE)
             self._recorder.do(Kind.GATED_LINEAR_INT8, tasks, numbers, (x,), (y,))
         else:
             gates, ups = gate(x), up(x)

@@ -27,18 +27,19 @@ TILE = 3 * AT_ONCE  # outputs of one task
 Array = Any
 
 
-def _dots(rows: int, outputs: int, *, ahead: int = 0, int8_ahead: int = 2) -> Any:
+def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
     Called with (out, left, right, depth); out is float32, right may be int8. Pairs of
     neighbours are multiplied at once, so both operands are read as they lie. Weights
-    are asked for so many times `outputs` ahead as was measured to be of use.
+    are asked for `ahead` times `outputs` before they are needed.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = Emitter(context, builder, signature)
         out, left, right = (emit.part(i, arguments[i]) for i in range(3))
-        prefetched = int8_ahead if right[3] == types.int8 else ahead
+        # At any number of rows int8 comes too late unless it is asked for.
+        lead = AT_ONCE if right[3] == types.int8 else ahead * outputs
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
 
@@ -46,8 +47,8 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0, int8_ahead: int = 2) -> An
             weights = []
             for output in range(outputs):
                 address = emit.at(right, INT(output), depth)
-                if prefetched:
-                    later = builder.mul(right[2], INT(prefetched * outputs))
+                if lead:
+                    later = builder.mul(right[2], INT(lead))
                     emit.prefetch(builder.gep(address, [later]))
                 weights.append(emit.load_pairs(address, mask))
             for row in range(rows):
@@ -101,9 +102,9 @@ _dots_2x8, _dots_2x1 = _dots(2, 8), _dots(2, 1)
 _dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
 
 
-def num_tiles(outputs: int) -> int:
+def num_tiles(outputs: int, size: int = TILE) -> int:
     """Tiles of a product with so many outputs."""
-    return -(-outputs // TILE)
+    return -(-outputs // size)
 
 
 @compiled()
@@ -115,8 +116,9 @@ def linear_tile(
     By addresses: x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows,
     outputs], all bfloat16 and contiguous.
     """
-    sums = tile_sums(x, Part(bits_at(weight), 0, shape[1]), shape, tile)
-    put_linear(sums, bias, y, shape, tile)
+    span = span_of(tile, TILE, shape[2])
+    sums = sums_of(x, Part(bits_at(weight), 0, shape[1]), shape, span)
+    put_linear(sums, bias, y, shape, span)
 
 
 @compiled()
@@ -132,19 +134,25 @@ def gated_tile(
 
     Otherwise as `linear_tile`; for `curve` see `gate_row`.
     """
-    gates = tile_sums(x, Part(bits_at(weights[0]), 0, shape[1]), shape, tile)
-    ups = tile_sums(x, Part(bits_at(weights[1]), 0, shape[1]), shape, tile)
-    put_gated(gates, ups, y, shape, curve, tile)
+    span = span_of(tile, TILE, shape[2])
+    gates = sums_of(x, Part(bits_at(weights[0]), 0, shape[1]), shape, span)
+    ups = sums_of(x, Part(bits_at(weights[1]), 0, shape[1]), shape, span)
+    put_gated((gates, ups), y, shape, curve, span)
+
+
+@compiled()
+def span_of(tile: int, size: int, outputs: int) -> tuple[int, int]:
+    """The first output of a tile, and how many it has."""
+    first = tile * size
+    return first, min(size, outputs - first)
 
 
 @compiled()
 def put_linear(
-    sums: Array, bias: int, y: int, shape: tuple[int, int, int], tile: int
+    sums: Array, bias: int, y: int, shape: tuple[int, int, int], span: tuple[int, int]
 ) -> None:
-    """Add the bias to a tile's sums [rows, TILE] and round them into y."""
-    rows, _, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
+    """Add the bias to a span's sums and round them into y."""
+    (rows, _, outputs), (first, width) = shape, span
     offsets = np.empty(width, np.float32)
     widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
     answer = carray(bits_at(y), (rows, outputs))
@@ -156,17 +164,15 @@ def put_linear(
 
 @compiled()
 def put_gated(
-    gates: Array,
-    ups: Array,
+    pair: tuple[Array, Array],
     y: int,
     shape: tuple[int, int, int],
     curve: int,
-    tile: int,
+    span: tuple[int, int],
 ) -> None:
-    """Put the two tiles' sums together and round them into y."""
-    rows, _, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
+    """Put a span's gates and ups together and round them into y."""
+    (rows, _, outputs), (first, width) = shape, span
+    gates, ups = pair
     answer = carray(bits_at(y), (rows, outputs))
     for row in range(rows):
         gate_row(gates[row, :width], ups[row, :width], curve)
@@ -174,13 +180,13 @@ def put_gated(
 
 
 @compiled()
-def tile_sums(x: int, weights: Part, shape: tuple[int, int, int], tile: int) -> Array:
-    """One tile's outputs of every row, [rows, TILE] float32, of bfloat16 or int8."""
-    rows, depth, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
-    sums = np.empty((rows, TILE), np.float32)
-    out = Part(start_of(sums), 0, TILE)
+def sums_of(
+    x: int, weights: Part, shape: tuple[int, int, int], span: tuple[int, int]
+) -> Array:
+    """A span's outputs of every row, [rows, width] float32, of bfloat16 or int8."""
+    (rows, depth, _), (first, width) = shape, span
+    sums = np.empty((rows, width), np.float32)
+    out = Part(start_of(sums), 0, width)
     left = Part(bits_at(x), 0, depth)
     right = moved(weights, first, 0)
     column = 0

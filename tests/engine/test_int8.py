@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
+from engine.int8 import INT8_TILE
 from engine.matmul import num_tiles
 from engine.program import Kind
 from engine.recorder import Recorder
@@ -42,7 +43,7 @@ def do(kind: Kind, tasks: int, operands: list[Tensor], *sizes: int) -> None:
 def linear(x: Tensor, of: Weights, bias: Tensor) -> Tensor:
     outputs = len(bias)
     y = torch.full((len(x), outputs), torch.nan, dtype=torch.bfloat16)
-    tasks, sizes = num_tiles(outputs), (*x.shape, outputs)
+    tasks, sizes = num_tiles(outputs, INT8_TILE), (*x.shape, outputs)
     do(Kind.LINEAR_INT8, tasks, [x, *of, bias, y], *sizes)
     return y
 
@@ -50,7 +51,7 @@ def linear(x: Tensor, of: Weights, bias: Tensor) -> Tensor:
 def gated(x: Tensor, gate: Weights, up: Weights, curve: int) -> Tensor:
     outputs = len(gate[0])
     y = torch.full((len(x), outputs), torch.nan, dtype=torch.bfloat16)
-    tasks, sizes = num_tiles(outputs), (*x.shape, outputs, curve)
+    tasks, sizes = num_tiles(outputs, INT8_TILE), (*x.shape, outputs, curve)
     do(Kind.GATED_LINEAR_INT8, tasks, [x, *gate, *up, y], *sizes)
     return y
 
