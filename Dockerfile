@@ -1,5 +1,7 @@
 # Two images from one file: `slim` for gateway and kvstore, `worker` with torch.
 ARG PYTHON_IMAGE=python:3.11-slim
+# For a GPU, `--build-arg CUDA=cuda`: the driver's bindings, and a compiler for Triton.
+ARG CUDA=
 
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -19,7 +21,8 @@ for extra in sys.argv[1:]:
     wanted += project["optional-dependencies"][extra]
 print("\n".join(wanted))
 SCRIPT
-RUN python list.py gateway cli >slim.txt && python list.py worker >worker.txt
+ARG CUDA
+RUN python list.py gateway cli $CUDA >slim.txt && python list.py worker >worker.txt
 
 FROM base AS wheel
 COPY . .
@@ -32,7 +35,9 @@ RUN pip install -c constraints.txt -r slim.txt
 
 FROM slim-packages AS worker-packages
 # GNU's OpenMP: one pool of threads for torch and for numba's kernels.
+ARG CUDA
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+      ${CUDA:+gcc libc6-dev} \
  && rm -rf /var/lib/apt/lists/*
 # Where another index has a smaller torch, name it with --build-arg.
 ARG EXTRA_INDEX_URL=

@@ -28,7 +28,8 @@ from rich.table import Table
 
 from engine.checkpoint import Checkpoint
 from engine.interface import Chunk
-from engine.transformer import MappedMemory, TransformerEngine
+from engine.memory import MappedMemory
+from engine.transformer import TransformerEngine
 from models import SHAPES, make
 from protocol.memory import Quantization
 from protocol.sampling import SamplingParams
@@ -45,7 +46,9 @@ def built(
     path: Path, threads: int, quantization: Quantization
 ) -> tuple[TransformerEngine, Checkpoint]:
     """An engine over memory of our own, and what it was built of."""
-    checkpoint = Checkpoint.read(path, "bfloat16", BLOCK_SIZE, quantization)
+    checkpoint = Checkpoint.read(
+        path, "bfloat16", BLOCK_SIZE, quantization=quantization
+    )
     weights = memoryview(bytearray(checkpoint.weights_bytes))
     checkpoint.copy_into(weights)
     geometry = checkpoint.geometry

@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rounds", type=int, default=1, help="of each scenario that kills processes"
     )
+    parser.addoption(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where the mesh computes that most tests share",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +59,13 @@ def redis_url(redis: Redis, redis_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def mesh() -> Iterator[RunningMesh]:
+def mesh(pytestconfig: pytest.Config) -> Iterator[RunningMesh]:
     """Two workers of each kind on the small real model; what is killed comes back, and
     the store looks at its own books all the time.
     """
     options = ["--served-model-name", "test", "--prefill", "2", "--decode", "2"]
     options += ["--kv-blocks", "1024", "--check-seconds", "0.1"]
+    options += ["--device", pytestconfig.getoption("--device")]
     with running_mesh(STORIES, *options) as running:
         yield running
 

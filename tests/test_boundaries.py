@@ -13,9 +13,10 @@ SERVICES = {"gateway", "prefill", "decode", "kvstore"}
 ALLOWED = {
     "mesh": set(),
     "protocol": set(),
-    "kv": {"mesh", "protocol"},
-    "engine": {"protocol"},
-    "worker": {"mesh", "protocol", "kv", "engine"},
+    "device": set(),
+    "kv": {"mesh", "protocol", "device"},
+    "engine": {"protocol", "device"},
+    "worker": {"mesh", "protocol", "device", "kv", "engine"},
     "bench": {"mesh"},
     "tandem": {"mesh", "protocol", "bench"},
     "gateway": {"mesh", "protocol"},

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 class Batch:
     """Chunks back to back, as one packed row of `num_tokens` tokens.
 
-    `tiles` are runs of at most TILE_TOKENS tokens of one chunk: its block table's row,
+    `tiles` are runs of at most so many tokens of one chunk: its block table's row,
     the first token's index in the packed row, how many tokens, the first position.
     """
 
@@ -31,8 +31,10 @@ class Batch:
     last_rows: Ints  # [num_sampled], the packed index of each sampling chunk's end
 
 
-def pack(chunks: Sequence[Chunk], block_size: int) -> Batch:
-    """Lay the chunks out for one forward pass."""
+def pack(
+    chunks: Sequence[Chunk], block_size: int, tile_tokens: int = TILE_TOKENS
+) -> Batch:
+    """Lay the chunks out for one forward pass, in tiles of at most `tile_tokens`."""
     lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int64)
     computed = np.array([chunk.num_computed_tokens for chunk in chunks], np.int64)
     ends = np.cumsum(lengths)
@@ -46,7 +48,7 @@ def pack(chunks: Sequence[Chunk], block_size: int) -> Batch:
         positions=positions,
         slot_mapping=block_tables[chunk_of, blocks] * block_size + offsets,
         block_tables=block_tables,
-        tiles=_tiles(lengths, ends - lengths, computed),
+        tiles=_tiles(lengths, ends - lengths, computed, tile_tokens),
         last_rows=(ends - 1)[sampling],
     )
 
@@ -64,12 +66,12 @@ def _block_tables(chunks: Sequence[Chunk], reached: Ints, block_size: int) -> In
     return tables
 
 
-def _tiles(lengths: Ints, starts: Ints, computed: Ints) -> Ints:
-    counts = -(-lengths // TILE_TOKENS)
+def _tiles(lengths: Ints, starts: Ints, computed: Ints, tile_tokens: int) -> Ints:
+    counts = -(-lengths // tile_tokens)
     chunk_of = np.repeat(np.arange(len(lengths)), counts)
     tile_in_chunk = np.arange(len(chunk_of)) - (np.cumsum(counts) - counts)[chunk_of]
-    before = tile_in_chunk * TILE_TOKENS
-    sizes = np.minimum(lengths[chunk_of] - before, TILE_TOKENS)
+    before = tile_in_chunk * tile_tokens
+    sizes = np.minimum(lengths[chunk_of] - before, tile_tokens)
     tiles = np.stack(
         (chunk_of, starts[chunk_of] + before, sizes, computed[chunk_of] + before),
         axis=1,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.memory import PACKED, DType, KVGeometry
+from protocol.memory import DType, KVGeometry
 
 # numpy has no bfloat16: the kernels read its bits, which are a float32's upper half.
 STORED_AS: dict[DType, type[np.generic]] = {
@@ -37,7 +37,7 @@ class KVBlocks:
             dtype=STORED_AS[geometry.dtype],
         )
         return cls(
-            stored.reshape(num_blocks, -1), geometry.block_size, *_offsets(geometry)
+            stored.reshape(num_blocks, -1), geometry.block_size, *offsets(geometry)
         )
 
     @classmethod
@@ -51,11 +51,11 @@ class KVBlocks:
         self.memory[target] = self.memory[source]
 
 
-def _offsets(geometry: KVGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def offsets(geometry: KVGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where each layer's K and V begin in a block, in elements."""
     k_offsets, v_offsets, offset = [], [], 0
-    packed = PACKED[geometry.dtype]
     for layer in geometry.layers:
-        of_keys, of_values = layer.num_elements(geometry.block_size, packed)
+        of_keys, of_values = layer.num_elements(geometry.block_size, geometry.packed)
         k_offsets.append(offset)
         v_offsets.append(offset + of_keys)
         offset += of_keys + of_values

@@ -3,6 +3,7 @@
 Used by the short-lived loader process only: it holds a second copy of the weights.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from transformers.utils.logging import disable_progress_bar
 from engine.configuration import max_position, read_configuration
 from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
+from engine.memory import Memory, as_bytes
 from engine.modules import speed_up
-from engine.proof import own_logits, prove, prove_stand_ins
+from engine.proof import learn, own_logits, prove, prove_stand_ins
 from engine.quantization import expect_quantized, quantize_weights
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
     ALIGNMENT_BYTES,
     PACKED,
+    Device,
     DType,
     KVGeometry,
     ModelFacts,
@@ -40,6 +43,8 @@ class Checkpoint:
     tensors: tuple[TensorSpec, ...]
     weights_bytes: int
     _state: dict[str, Tensor]
+    _loaded: Any
+    _served: Any
 
     @classmethod
     def read(
@@ -47,23 +52,26 @@ class Checkpoint:
         path: Path,
         dtype: DType,
         block_size: int,
+        device: Device = "cpu",
         quantization: Quantization = "none",
     ) -> "Checkpoint":
-        """Load the model of `path` and prove that paged attention computes it.
+        """Load the model of `path` and, for the CPU, prove that we compute it.
 
-        Quantised weights are proved to be computed as what they stand for, in bfloat16.
-        Safetensors only, local files only, no code from the checkpoint. Raises
+        For a GPU `prove_in` does, once the weights are there. Quantised weights are
+        proved to be computed as what they stand for, in bfloat16. Safetensors only,
+        local files only, no code from the checkpoint. Raises
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
-        assert quantization == "none" or dtype == "bfloat16", "int8 is for bfloat16"
+        if quantization != "none":
+            assert (dtype, device) == ("bfloat16", "cpu"), "int8 is for both of these"
         config = read_configuration(path)
-        if block_size % PACKED[dtype]:
+        if device == "cpu" and block_size % PACKED[dtype]:
             raise UnsupportedModel(
                 f"in {dtype} a KV block holds an even number of tokens"
             )
         facts = ModelFacts(
             model=str(path),
-            fingerprint=fingerprint(path, dtype, quantization),
+            fingerprint=fingerprint(path, dtype, device, quantization),
             vocab_size=config.get_text_config().vocab_size,
             max_position=max_position(config),
         )
@@ -71,24 +79,55 @@ class Checkpoint:
         tensors = state(loaded)
         served = skeleton(config, getattr(torch, dtype))
         bind(served, tensors)
-        geometry = prove(loaded, served, facts, dtype, block_size)
+        geometry = learn(
+            served,
+            lambda layers: KVGeometry(
+                layers=layers, dtype=dtype, block_size=block_size, device=device
+            ),
+        )
+        if device == "cpu":
+            prove(loaded, served, facts, geometry)
         if quantization == "int8":
             facts = _quantize(loaded, tensors, facts)
             served = skeleton(config, torch.bfloat16)
             expect_quantized(served, tensors)
             bind(served, tensors)
-        if dtype == "bfloat16":
+        if device == "cpu" and dtype == "bfloat16":
             speed_up(served)
             prove_stand_ins(loaded, served, facts, geometry)
-        specs, weights_bytes = _lay_out(tensors)
-        return cls(facts, geometry, specs, weights_bytes, tensors)
+        specs, weights_bytes = lay_out(tensors)
+        return cls(facts, geometry, specs, weights_bytes, tensors, loaded, served)
 
-    def copy_into(self, buffer: memoryview) -> None:
-        """Fill a writable buffer of at least `weights_bytes` bytes with the weights."""
-        if len(buffer) < self.weights_bytes:
-            raise ValueError(f"{len(buffer)} bytes for {self.weights_bytes} of weights")
-        for name, target in views(buffer, self.tensors).items():
+    def copy_into(self, memory: Memory) -> None:
+        """Fill writable memory of at least `weights_bytes` bytes with the weights."""
+        if len(as_bytes(memory)) < self.weights_bytes:
+            raise ValueError(f"no room for {self.weights_bytes} bytes of weights")
+        targets = views(memory, self.tensors)
+        if self.geometry.device == "cuda":
+            from engine.staging import copy_to_device  # needs a GPU
+
+            copy_to_device(self._state, targets)
+            return
+        for name, target in targets.items():
             target.copy_(self._state[name])
+
+    def prove_in(self, memory: Memory) -> None:
+        """Prove that we compute the model on the GPU, over the weights copied there.
+
+        Raises UnsupportedModel with its reason.
+        """
+        from engine.cuda import on_device
+        from engine.cuda_modules import speed_up
+
+        tensors = views(memory, self.tensors)
+        for model in (self._loaded, self._served):
+            bind(model, tensors)
+        prove(self._loaded, self._served, self.facts, self.geometry, on_device())
+        if self.geometry.dtype == "bfloat16":
+            speed_up(self._served)
+            prove_stand_ins(
+                self._loaded, self._served, self.facts, self.geometry, on_device()
+            )
 
 
 def _load(path: Path, dtype: DType) -> Any:
@@ -100,6 +139,8 @@ def _load(path: Path, dtype: DType) -> Any:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            # The definition of a family's attention: the faster ones leave things out.
+            attn_implementation="eager",
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -120,11 +161,11 @@ def _quantize(loaded: Any, tensors: dict[str, Tensor], facts: ModelFacts) -> Mod
     return facts.changed(quantization_error=error)
 
 
-def _lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:
+def lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:
     """Offsets of every name; names of one tensor (tied weights) share its bytes."""
     offsets: dict[tuple[int, tuple[int, ...], torch.dtype], int] = {}
     specs, end = [], 0
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=_beside(tensors)):
         identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
         if identity not in offsets:
             offsets[identity] = end
@@ -138,3 +179,20 @@ def _lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:
             )
         )
     return tuple(specs), end
+
+
+def _beside(tensors: Iterable[str]) -> Callable[[tuple[str, Tensor]], tuple[int, str]]:
+    """An order in which weights of modules side by side lie side by side.
+
+    So one product can span those that read the same input: queries, keys and values.
+    Their biases follow, again side by side.
+    """
+    places: dict[str, int] = {}
+    for name in tensors:
+        places.setdefault(name.rpartition(".")[0].rpartition(".")[0], len(places))
+
+    def key(item: tuple[str, Tensor]) -> tuple[int, str]:
+        module, _, own = item[0].rpartition(".")
+        return places[module.rpartition(".")[0]], "" if own == "weight" else own
+
+    return key

@@ -4,11 +4,16 @@ import hashlib
 from pathlib import Path
 
 from engine.errors import BrokenCheckpoint
-from protocol.memory import LAYOUT, DType, Quantization
+from protocol.memory import LAYOUT, Device, DType, Quantization
 
 
-def fingerprint(path: Path, dtype: DType, quantization: Quantization = "none") -> str:
-    """A digest of configuration, dtypes and layout of the blocks, 64 hexadecimal digits.
+def fingerprint(
+    path: Path,
+    dtype: DType,
+    device: Device = "cpu",
+    quantization: Quantization = "none",
+) -> str:
+    """A digest of configuration, dtypes, device and layout of the blocks, 64 hex digits.
 
     Two versions of this program that lay blocks out differently must not share them.
 
@@ -21,5 +26,5 @@ def fingerprint(path: Path, dtype: DType, quantization: Quantization = "none") -
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path / 'config.json'}: {error}") from None
-    rest = f"\0{dtype}\0{quantization}\0{LAYOUT}"
+    rest = f"\0{dtype}\0{device}\0{quantization}\0{LAYOUT}"
     return hashlib.sha256(config + rest.encode()).hexdigest()

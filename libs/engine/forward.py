@@ -13,8 +13,10 @@ from engine.batch import Batch
 class Forward:
     """Calls the model the way its signature allows."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: torch.device | None = None) -> None:
+        """The model lies on `device`; the CPU if none is named."""
         self._model = model
+        self._device = device or torch.device("cpu")
         # Logits of a long chunk are large (tokens x vocabulary) and only the last row
         # is of use, so most models can be told which rows to make.
         parameters = inspect.signature(model.forward).parameters
@@ -25,10 +27,12 @@ class Forward:
 
         Writes the batch's K/V wherever `attention` keeps them.
         """
-        token_ids = torch.from_numpy(batch.token_ids).unsqueeze(0)
-        positions = torch.from_numpy(batch.positions).unsqueeze(0)
+        token_ids, positions = (
+            torch.from_numpy(values).unsqueeze(0).to(self._device)
+            for values in (batch.token_ids, batch.positions)
+        )
         with torch.inference_mode():
-            return self.run(token_ids, positions, attention, rows)
+            return self.run(token_ids, positions, attention, rows.to(self._device))
 
     def run(
         self,

@@ -5,7 +5,7 @@ that it equals, as a trial with random inputs shows; everything else stays as it
 bfloat16 only: in float32 a model is transformers' own to the last operation.
 """
 
-from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,13 +19,11 @@ from engine.program import Kind
 from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
 from engine.rotary import replace_rotary
+from engine.stand_ins import is_bfloat16, replace
 
 # Up to so many rows a product waits for weights to come from memory; with more of them
 # it is arithmetic that counts, and a library that lays the weights out for it.
 FEW_ROWS = 32
-_TRIAL_ROWS = (1, 3, FEW_ROWS, FEW_ROWS + 24)
-# Of the answer's norm: bfloat16 keeps eight bits, and a module rounds several times.
-_TOLERANCE = 0.02
 
 
 class Linear(nn.Module):
@@ -123,44 +121,16 @@ def speed_up(model: nn.Module) -> Recorder:
     The answer hears what the modules compute.
     """
     recorder = Recorder()
-    _replace_in(model, {}, recorder)
+    replace(model, lambda module: _candidates(module, recorder))
     for module in model.modules():
-        if _is_bfloat16(module):
-            replace_rotary(module, recorder)
+        if is_bfloat16(module):
+            replace_rotary(module, partial(_rotated, recorder))
     return recorder
-
-
-def _replace_in(
-    parent: nn.Module, tried: dict[Hashable, int | None], recorder: Recorder
-) -> None:
-    for name, module in list(parent.named_children()):
-        candidates = _candidates(module, recorder)
-        kind = _kind(module)
-        if candidates and kind not in tried:
-            equal = (i for i, c in enumerate(candidates) if _equals(c, module))
-            tried[kind] = next(equal, None)
-        winner = tried.get(kind)
-        if winner is not None:
-            module = candidates[winner].eval()
-            setattr(parent, name, module)
-        _replace_in(module, tried, recorder)
-
-
-def _kind(module: nn.Module) -> Hashable:
-    """Modules of one kind compute the same of weights of the same shape."""
-    shapes = tuple((n, p.shape) for n, p in module.named_parameters())
-    return type(module), shapes, repr(getattr(module, "act_fn", None))
-
-
-def _is_bfloat16(module: nn.Module) -> bool:
-    """Whether it computes in bfloat16; int8 weights are for models that do."""
-    dtypes = {parameter.dtype for parameter in module.parameters()}
-    return dtypes == {torch.bfloat16} or torch.int8 in dtypes
 
 
 def _candidates(module: nn.Module, recorder: Recorder) -> list[nn.Module]:
     """What might stand in for a module, by its looks."""
-    if isinstance(module, _OURS) or not _is_bfloat16(module):
+    if isinstance(module, _OURS):
         return []
     if type(module) is nn.Linear:
         return [Linear(module, recorder)]
@@ -189,14 +159,19 @@ def _projections(module: nn.Module) -> type | None:
     return kinds.pop() if plain and len(kinds) == 1 else None
 
 
-def _equals(candidate: nn.Module, module: nn.Module) -> bool:
-    """Whether both answer random rows alike."""
-    numbers = torch.Generator().manual_seed(0)
-    width = next(module.parameters()).shape[-1]
-    for num_rows in _TRIAL_ROWS:
-        x = torch.randn((1, num_rows, width), generator=numbers).bfloat16()
-        with torch.inference_mode():
-            found, expected = candidate(x).float(), module(x).float()
-        if not (found - expected).norm() <= _TOLERANCE * expected.norm():
-            return False
-    return True
+def _rotated(
+    recorder: Recorder, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _rotated_one(recorder, q, cos, sin), _rotated_one(recorder, k, cos, sin)
+
+
+def _rotated_one(recorder: Recorder, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x is [1, heads, tokens, dim], cos and sin are [1, tokens, dim]."""
+    by_token = x.transpose(1, 2).contiguous()
+    y = torch.empty_like(by_token)
+    shape = tuple(by_token.shape[1:])
+    addresses = by_token.data_ptr(), y.data_ptr()
+    angles = cos.data_ptr(), sin.data_ptr()
+    numbers = (*addresses, *angles, *shape)
+    recorder.do(Kind.ROTATE, shape[0], numbers, (by_token, cos, sin), (y,))
+    return y.transpose(1, 2)

@@ -4,15 +4,17 @@ The proof: two random sequences, packed, in uneven chunks, over scattered blocks
 give the logits of the model's own attention over each sequence whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attention import ScoreRule
-from engine.batch import pack
+from engine.attention import PagedAttention, ScoreRule
+from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.configuration import layer_types
 from engine.cpu import CpuAttention
@@ -31,6 +33,26 @@ TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 0.1}
 _PIECES = ((17, 1), (1, 23), (11, 1), (1, 5), (14, 12))
 _DONE_BEFORE = (np.cumsum(_PIECES, axis=0) - _PIECES).tolist()
 _NO_SAMPLING = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+AttentionOf = Callable[[Batch], PagedAttention]
+GeometryOf = Callable[[tuple[LayerGeometry, ...]], KVGeometry]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a proof runs: the device, and attention there over so many fresh blocks."""
+
+    device: torch.device
+    over_scratch: Callable[[int, KVGeometry], AttentionOf]
+
+
+def _on_cpu(num_blocks: int, geometry: KVGeometry) -> AttentionOf:
+    blocks = KVBlocks.scratch(num_blocks, geometry)
+    return lambda batch: CpuAttention(blocks, batch)
+
+
+CPU = Backend(torch.device("cpu"), _on_cpu)
 
 
 class _Witness:
@@ -54,39 +76,47 @@ class _Witness:
         return query.new_zeros((*query.shape[:2], value.shape[2]))
 
 
+def learn(served: Any, geometry_of: GeometryOf) -> KVGeometry:
+    """The model's KV geometry, by running it on the CPU; `geometry_of` its layers.
+
+    Raises UnsupportedModel with the reason.
+    """
+    with _refusing():
+        return geometry_of(_layers(Forward(served), served.config))
+
+
 def prove(
-    loaded: Any, served: Any, facts: ModelFacts, dtype: DType, block_size: int
-) -> KVGeometry:
-    """The model's KV geometry, once `served` has answered as `loaded` does.
+    loaded: Any,
+    served: Any,
+    facts: ModelFacts,
+    geometry: KVGeometry,
+    backend: Backend = CPU,
+) -> None:
+    """Nothing, once `served` has answered as `loaded` does.
 
     `loaded` is the model as transformers runs it, `served` the same weights with our
     attention. Raises UnsupportedModel with the reason.
     """
-    forward = Forward(served)
-    try:
-        geometry = _learn(forward, served.config, dtype, block_size)
+    with _refusing():
         sequences = _prompts(facts)
-        expected = _whole(loaded, sequences)
+        expected = _whole(loaded, sequences, backend.device)
         versions = _versions(served)
-        found = _paged(forward, sequences, geometry)
-    except UnsupportedModel:
-        raise
-    except Exception as error:
-        raise UnsupportedModel(
-            f"it fails over packed sequences: {type(error).__name__}: {error}"
-        ) from error
+        found = _paged(served, sequences, geometry, backend)
     difference = float((found - expected).norm() / expected.norm())
     if _versions(served) != versions:
         raise UnsupportedModel("it writes into its own weights while it runs")
-    if not difference <= TOLERANCE[dtype]:
+    if not difference <= TOLERANCE[geometry.dtype]:
         raise UnsupportedModel(
             f"over paged memory its logits differ by {difference:.2g} of their norm"
         )
-    return geometry
 
 
 def prove_stand_ins(
-    loaded: Any, served: Any, facts: ModelFacts, geometry: KVGeometry
+    loaded: Any,
+    served: Any,
+    facts: ModelFacts,
+    geometry: KVGeometry,
+    backend: Backend = CPU,
 ) -> None:
     """The same of a proved model in which modules were replaced since.
 
@@ -94,8 +124,8 @@ def prove_stand_ins(
     middling row that counts. Raises UnsupportedModel with the reason.
     """
     sequences = _prompts(facts)
-    expected = _whole(loaded, sequences)
-    found = _paged(Forward(served), sequences, geometry)
+    expected = _whole(loaded, sequences, backend.device)
+    found = _paged(served, sequences, geometry, backend)
     norms = expected.norm(dim=-1).clamp(min=1e-30)  # a padding token's logits are zero
     rows = (found - expected).norm(dim=-1) / norms
     if not (rows.isfinite().all() and rows.median() <= TOLERANCE[geometry.dtype]):
@@ -105,13 +135,26 @@ def prove_stand_ins(
 
 
 def own_logits(loaded: Any, facts: ModelFacts) -> Tensor:
-    """What the model answers to the proof's prompts, computed by transformers."""
-    return _whole(loaded, _prompts(facts))
+    """What the model answers to the proof's prompts, computed by transformers on the CPU."""
+    return _whole(loaded, _prompts(facts), CPU.device)
 
 
-def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGeometry:
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What goes wrong inside is the model's fault, in words."""
+    try:
+        yield
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"it fails over packed sequences: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _layers(forward: Forward, config: Any) -> tuple[LayerGeometry, ...]:
     witness = _Witness()
-    batch = pack([Chunk([0, 0], 0, [0, 1], _NO_SAMPLING, 0)], block_size)
+    batch = pack([Chunk([0, 0], 0, [0, 1], _NO_SAMPLING, 0)], block_size=2)
     forward(batch, witness, torch.from_numpy(batch.last_rows))
     expected = config.get_text_config().num_hidden_layers
     if sorted(witness.layers) != list(range(expected)):
@@ -120,8 +163,7 @@ def _learn(forward: Forward, config: Any, dtype: DType, block_size: int) -> KVGe
             "replaced"
         )
     _check_windows(config, witness.windows)
-    layers = tuple(witness.layers[layer] for layer in range(expected))
-    return KVGeometry(layers=layers, dtype=dtype, block_size=block_size)
+    return tuple(witness.layers[layer] for layer in range(expected))
 
 
 def _check_windows(config: Any, windows: dict[int, int]) -> None:
@@ -149,24 +191,30 @@ def _versions(model: Any) -> dict[str, int]:
     return {name: tensor._version for name, tensor in state(model).items()}
 
 
-def _whole(loaded: Any, sequences: Sequence[list[int]]) -> Tensor:
+def _whole(loaded: Any, sequences: Sequence[list[int]], device: torch.device) -> Tensor:
     with torch.inference_mode():
         logits = [
-            loaded(input_ids=torch.tensor([sequence]), use_cache=False).logits[0]
+            loaded(
+                input_ids=torch.tensor([sequence], device=device), use_cache=False
+            ).logits[0]
             for sequence in sequences
         ]
     return torch.cat(logits).float()
 
 
 def _paged(
-    forward: Forward, sequences: Sequence[list[int]], geometry: KVGeometry
+    served: Any,
+    sequences: Sequence[list[int]],
+    geometry: KVGeometry,
+    backend: Backend,
 ) -> Tensor:
     """The same logits from our attention, computed piece by piece."""
+    forward = Forward(served, backend.device)
     lengths = [len(sequence) for sequence in sequences]
     needed = [geometry.num_blocks(length) for length in lengths]
     scattered = np.random.default_rng(1).permutation(sum(needed)).tolist()
     tables = [scattered[: needed[0]], scattered[needed[0] :]]
-    blocks = KVBlocks.scratch(sum(needed), geometry)
+    attention_of = backend.over_scratch(sum(needed), geometry)
     steps, rows = [], []
     for done, piece in zip(_DONE_BEFORE, _PIECES, strict=True):
         chunks = [
@@ -177,6 +225,6 @@ def _paged(
         ]
         batch = pack(chunks, geometry.block_size)
         everything = torch.arange(sum(piece))
-        steps.append(forward(batch, CpuAttention(blocks, batch), everything))
+        steps.append(forward(batch, attention_of(batch), everything))
         rows.append(batch.positions + np.repeat([0, lengths[0]], piece))
     return torch.cat(steps)[np.argsort(np.concatenate(rows))].float()

@@ -1,6 +1,5 @@
 """A model without weights, and the names its weights are found by."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from engine.attention import IMPLEMENTATION, register
 from engine.errors import UnsupportedModel
+from engine.memory import Memory, as_bytes
 from protocol.memory import TensorSpec
 
 
@@ -58,12 +58,9 @@ def bind(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise UnsupportedModel(f"{name} is neither a parameter nor a buffer")
 
 
-def views(memory: memoryview, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
+def views(memory: Memory, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
     """The tensors that lie in `memory`, by name, without copying."""
-    with warnings.catch_warnings():
-        # The mapping is read-only on purpose: the weights belong to every worker.
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        whole = torch.frombuffer(memory, dtype=torch.uint8)
+    whole = as_bytes(memory)
     return {spec.name: _view(whole, spec) for spec in specs}
 
 

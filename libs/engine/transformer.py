@@ -1,7 +1,6 @@
 """The engine: a model of transformers over weights and KV blocks that others own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,26 +10,17 @@ from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.configuration import read_configuration
 from engine.cpu import CpuAttention
+from engine.drawing import draw
 from engine.forward import Forward
 from engine.interface import Chunk, Drawn
+from engine.memory import MappedMemory
 from engine.modules import speed_up
 from engine.quantization import expect_quantized
-from engine.sampler import log_probabilities, sample
 from engine.skeleton import bind, skeleton, views
 from engine.tape import Tapes
 from engine.threads import Threads
-from protocol.memory import KVGeometry, TensorSpec
+from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class MappedMemory:
-    """A pool's memory, mapped: one-dimensional views of bytes, and what lies in them."""
-
-    weights: memoryview  # may be read-only
-    tensors: Sequence[TensorSpec]
-    blocks: memoryview
-    geometry: KVGeometry
 
 
 class TransformerEngine:
@@ -65,6 +55,7 @@ class TransformerEngine:
         expect_quantized(model, tensors)
         bind(model, tensors)
         recorder = speed_up(model)
+        assert isinstance(memory.blocks, memoryview), "the host's memory"
         blocks = KVBlocks.over(memory.blocks, geometry)
         forward = Forward(model)
         tapes = Tapes(forward, recorder, geometry)
@@ -96,8 +87,7 @@ class TransformerEngine:
         self._threads.apply()
         batch = pack(chunks, blocks.block_size)
         logits = self._logits(batch, blocks)
-        drawn = iter(_draw(logits, [c for c in chunks if c.sample_index is not None]))
-        return [None if chunk.sample_index is None else next(drawn) for chunk in chunks]
+        return draw(logits, chunks)
 
     def _logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
         """Of the rows that are sampled."""
@@ -106,19 +96,3 @@ class TransformerEngine:
             return self._forward(batch, CpuAttention(blocks, batch), rows)
         logits = self._tapes.logits(batch, blocks, self._threads.count)
         return logits if len(rows) == len(logits) else logits[rows]
-
-
-def _draw(logits: Tensor, chunks: Sequence[Chunk]) -> list[Drawn]:
-    """One token for each row and its chunk."""
-    tokens = sample(
-        logits,
-        [chunk.sampling for chunk in chunks],
-        [chunk.sample_index or 0 for chunk in chunks],
-    )
-    drawn = [Drawn(token) for token in tokens]
-    asking = [row for row, chunk in enumerate(chunks) if chunk.sampling.logprobs]
-    if asking:
-        logprobs = log_probabilities(logits[asking], [tokens[row] for row in asking])
-        for row, logprob in zip(asking, logprobs, strict=True):
-            drawn[row] = Drawn(tokens[row], logprob)
-    return drawn

@@ -8,11 +8,12 @@ and announces it to the others. Calls may come from several threads.
 import select
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from kv.cuda import map_on_device
 from kv.errors import LeaseLost, Refused, StoreLost
 from kv.frames import framed, receive_descriptors, receive_frame
 from kv.operations import (
@@ -44,7 +45,8 @@ from kv.operations import (
     Stats,
     decode_answer,
 )
-from kv.segments import Mapping
+from kv.segments import Mapped, Mapping
+from protocol.memory import SegmentHandle
 from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
 from protocol.wire import encode
 
@@ -79,22 +81,20 @@ class StoreClient:
             case LoadWanted() | Loading():
                 return answer
             case Attached():
-                weights, blocks = receive_descriptors(self._socket, 2)
-                return Attachment(
-                    answer,
-                    weights=Mapping(weights, writable=False),
-                    blocks=Mapping(blocks, writable=True),
+                weights, blocks = self._map(
+                    (answer.weights, False), (answer.blocks, True)
                 )
+                return Attachment(answer, weights, blocks)
         raise StoreLost(f"an answer out of place: {answer.type}")
 
-    def begin_load(self, load: BeginLoad) -> Mapping:
+    def begin_load(self, load: BeginLoad) -> Mapped:
         """Room for the weights, writable; to be closed before `commit_load`."""
-        self._expect(load, Room)
-        (descriptor,) = receive_descriptors(self._socket, 1)
-        return Mapping(descriptor, writable=True)
+        room = self._expect(load, Room)
+        (weights,) = self._map((room.weights, True))
+        return weights
 
-    def commit_load(self) -> None:
-        self._expect(CommitLoad(), Done)
+    def commit_load(self, free_bytes: int = 0) -> None:
+        self._expect(CommitLoad(free_bytes=free_bytes), Done)
 
     def admit(self, job: PrefillJob) -> Record | Queued | Gone:
         return self._taken(Admit(job=job))
@@ -133,6 +133,13 @@ class StoreClient:
         if poll.poll(0):
             raise StoreLost("the store closed the connection")
 
+    def _map(self, *wanted: tuple[SegmentHandle, bool]) -> list[Mapped]:
+        """Map segments, each writable or not, whose descriptors follow on the socket."""
+        count = sum(handle.sharing != "ipc" for handle, _ in wanted)
+        received = receive_descriptors(self._socket, count) if count else []
+        descriptors = iter(received)
+        return [_map_one(handle, descriptors, writable) for handle, writable in wanted]
+
     def _taken(self, operation: Operation) -> Record | Queued | Gone:
         answer = self._call(operation)
         if isinstance(answer, Record | Queued | Gone):
@@ -165,10 +172,22 @@ class StoreClient:
             raise StoreLost(f"the store does not answer: {error}") from error
 
 
+def _map_one(
+    handle: SegmentHandle, descriptors: Iterator[int], writable: bool
+) -> Mapped:
+    match handle.sharing:
+        case "memfd":
+            return Mapping(next(descriptors), writable=writable)
+        case "vmm":
+            return map_on_device(handle, next(descriptors), writable=writable)
+        case "ipc":
+            return map_on_device(handle, None, writable=writable)
+
+
 class Attachment:
     """A pool's memory as one worker sees it, until it is closed."""
 
-    def __init__(self, attached: Attached, weights: Mapping, blocks: Mapping) -> None:
+    def __init__(self, attached: Attached, weights: Mapped, blocks: Mapped) -> None:
         self.facts = attached.facts
         self.geometry = attached.geometry
         self.tensors = attached.tensors

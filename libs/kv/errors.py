@@ -4,6 +4,7 @@
   + StoreLost       the connection is gone: a worker has to attach anew
   + LeaseLost       the store took everything back: this process must end
   + Refused         the store will not do this for this peer; the text says why
+  + NoRoom          a segment cannot be made or mapped; the text says why
 """
 
 from mesh.errors import Unreachable
@@ -23,3 +24,7 @@ class LeaseLost(StoreError, Unreachable):
 
 class Refused(StoreError):
     """The store will not serve this peer."""
+
+
+class NoRoom(StoreError):
+    """This memory cannot be had."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from protocol.memory import KVGeometry, ModelFacts, TensorSpec
+from protocol.memory import KVGeometry, ModelFacts, SegmentHandle, TensorSpec
 from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
 from protocol.sampling import SamplingParams
 from protocol.wire import Decoder, Message
@@ -36,9 +36,10 @@ class BeginLoad(Message):
 
 
 class CommitLoad(Message):
-    """The weights are complete."""
+    """The weights are complete, and so much of a GPU's memory is free beside them."""
 
     type: Literal["commit_load"] = "commit_load"
+    free_bytes: int = Field(default=0, ge=0)
 
 
 class Admit(Message):
@@ -125,7 +126,7 @@ class Loading(Message):
 
 
 class Attached(Message):
-    """Welcome. The descriptors of weights and blocks follow this frame."""
+    """Welcome. Descriptors of weights and blocks follow, where handles need them."""
 
     type: Literal["attached"] = "attached"
     facts: ModelFacts
@@ -133,12 +134,15 @@ class Attached(Message):
     tensors: tuple[TensorSpec, ...]
     num_blocks: int
     max_model_len: int
+    weights: SegmentHandle
+    blocks: SegmentHandle
 
 
 class Room(Message):
-    """The descriptor of the weights to fill follows this frame."""
+    """The weights to fill; their descriptor follows this frame, if they have one."""
 
     type: Literal["room"] = "room"
+    weights: SegmentHandle
 
 
 class RefusedReply(Message):

@@ -1,21 +1,57 @@
-"""Named pieces of shared memory on the host: memfd, passed by descriptor, mapped by all.
+"""Named pieces of shared memory; on the host memfd, passed by descriptor, mapped by all.
 
-A memfd has no name in any file system: when the last process that holds or maps it is
+A GPU's are in `kv.cuda`. A memfd has no name in any file system: when the last process that holds or maps it is
 gone, so is the memory, however the processes died.
 """
 
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Protocol
+
+from protocol.memory import SegmentHandle
 
 # Linux 5.1; Python names it from 3.13 on. New mappings can only read; the loader's own
 # mapping may still exist when the seal is set.
 F_SEAL_FUTURE_WRITE = 0x0010
 
 
+class Segment(Protocol):
+    """A piece of memory that this process made and hands out."""
+
+    @property
+    def handle(self) -> SegmentHandle: ...
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What has to travel beside the handle: one descriptor or none."""
+        ...
+
+    def seal_read_only(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+SegmentMaker = Callable[[str, int], Segment]  # of a name and a size in bytes
+
+
+class Mapped(Protocol):
+    """A segment in this process's address space, until it is closed."""
+
+    handle: SegmentHandle
+
+    @property
+    def view(self) -> Any:
+        """What an engine wraps: a memoryview, or a GPU's array interface."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class HostSegment:
-    """A segment that this process made and hands out."""
+    """A segment of the host's memory."""
 
     def __init__(self, name: str, size_bytes: int) -> None:
         """Take the address space; the pages come when somebody first writes."""
@@ -26,6 +62,14 @@ class HostSegment:
         os.ftruncate(self.fd, max(size_bytes, 1))
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
+    @property
+    def handle(self) -> SegmentHandle:
+        return SegmentHandle(sharing="memfd", size_bytes=self.size_bytes)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.fd,)
+
     def seal_read_only(self) -> None:
         """From now on nobody can map it for writing."""
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
@@ -35,7 +79,7 @@ class HostSegment:
 
 
 class Mapping:
-    """A segment in this process's address space, until it is closed."""
+    """A segment of the host's memory, mapped."""
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         """Map the whole segment and close the descriptor: the mapping keeps it."""
@@ -44,11 +88,16 @@ class Mapping:
             self._memory = mmap.mmap(fd, 0, access=access)
         finally:
             os.close(fd)
-        self.view = memoryview(self._memory)
+        self._view = memoryview(self._memory)
+        self.handle = SegmentHandle(sharing="memfd", size_bytes=len(self._view))
+
+    @property
+    def view(self) -> memoryview:
+        return self._view
 
     def close(self) -> None:
         """Give the mapping up; a view still held by a tensor keeps it until then."""
         # A tensor may still point here: then the mapping ends with the last of them.
         with suppress(BufferError):
-            self.view.release()
+            self._view.release()
             self._memory.close()

@@ -9,8 +9,13 @@ layer after layer, K before V:
 
 What a sum runs over (head dims of K, tokens of V) lies P by P next to each other, as
 instructions multiply it: P is 2 for bfloat16 and 1 for float32; head dims are rounded up.
-The keys of a block lie side by side because a query scores them so. A block is
-contiguous, so it is the unit of sharing, eviction, offload and transfer.
+The keys of a block lie side by side because a query scores them so. On a GPU, whose
+threads load whole rows, they are plain rows:
+
+    K     = [num_kv_heads, block_size, k_head_dim]
+    V     = [num_kv_heads, block_size, v_head_dim]
+
+A block is contiguous, so it is the unit of sharing, eviction, offload and transfer.
 """
 
 from typing import Literal
@@ -23,6 +28,8 @@ ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
 
 DType = Literal["float32", "bfloat16"]
 Quantization = Literal["none", "int8"]  # of the weights of linear layers
+Device = Literal["cpu", "cuda"]
+Sharing = Literal["memfd", "vmm", "ipc"]  # how processes come to the same memory
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
 LAYOUT = 2  # of a KV block; another number for each change, lest workers mix them
 PACKED: dict[DType, int] = {"float32": 1, "bfloat16": 2}  # P above
@@ -48,12 +55,18 @@ class KVGeometry(Message):
     layers: tuple[LayerGeometry, ...] = Field(min_length=1)
     dtype: DType
     block_size: int = Field(ge=1)
+    device: Device = "cpu"
+
+    @property
+    def packed(self) -> int:
+        """P above."""
+        return PACKED[self.dtype] if self.device == "cpu" else 1
 
     @property
     def block_bytes(self) -> int:
-        packed = PACKED[self.dtype]
         elements = sum(
-            sum(layer.num_elements(self.block_size, packed)) for layer in self.layers
+            sum(layer.num_elements(self.block_size, self.packed))
+            for layer in self.layers
         )
         return elements * ITEM_BYTES[self.dtype]
 
@@ -80,3 +93,15 @@ class ModelFacts(Message):
     max_position: int  # tokens that the model's positions reach
     # What quantisation changes of the logits' norm, on the prompts of the proof.
     quantization_error: float = 0.0
+
+
+class SegmentHandle(Message):
+    """How to map a segment that another process made.
+
+    `memfd` and `vmm` (a CUDA allocation) come as a descriptor after the message, `ipc`
+    is CUDA's older handle of 64 bytes, which says all by itself.
+    """
+
+    sharing: Sharing
+    size_bytes: int = Field(ge=0)
+    ipc: bytes = Field(default=b"", max_length=64)

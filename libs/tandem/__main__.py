@@ -27,14 +27,19 @@ def up(
     served_model_name: of.ServedModelName = "",
     host: of.Host = "127.0.0.1",
     port: of.Port = 8000,
-    prefill: of.Prefill = 1,
+    paradigm: of.Paradigm = of.ParadigmName.semi,
+    prefill: of.Prefill = None,
     decode: of.Decode = 1,
     kv_blocks: of.KVBlocks = 2048,
     block_size: of.BlockSize = 16,
     dtype: of.DType = of.DTypeName.float32,
     quantization: of.Quantization = of.QuantizationName.none,
+    device: of.Device = of.DeviceName.cpu,
+    cuda_sharing: of.CudaSharing = of.SharingName.auto,
+    shares: of.Shares = 0,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
+    max_num_batched_tokens: of.MaxNumBatchedTokens = 512,
     threads: of.Threads = 0,
     pool: of.Pool = "default",
     run_dir: of.RunDir = RUN_DIR,
@@ -50,18 +55,36 @@ def up(
     --redis-url a Redis of its own runs beside the services.
     """
     from tandem import models, plan
-    from tandem.up import check_environment, run
+    from tandem.up import check_environment, check_paradigm, run
 
     check_environment()
+    check_paradigm(paradigm, prefill, shares)
     run(
         plan.Options(
             model=models.find(model),
             served_model_name=served_model_name or models.name_of(model),
             host=host,
             port=port,
-            store=plan.Store(kv_blocks, block_size, max_model_len, check_seconds),
+            store=plan.Store(
+                kv_blocks,
+                block_size,
+                max_model_len,
+                check_seconds,
+                device,
+                cuda_sharing,
+            ),
             workers=plan.Workers(
-                prefill, decode, dtype, engine, max_num_seqs, threads, quantization
+                prefill or 1,
+                decode,
+                dtype,
+                engine,
+                max_num_seqs,
+                threads,
+                device,
+                shares,
+                paradigm.value,
+                max_num_batched_tokens,
+                quantization,
             ),
             pool=pool,
             run_dir=run_dir,

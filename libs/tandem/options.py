@@ -7,6 +7,11 @@ from typing import Annotated
 from typer import Argument, Option
 
 
+class ParadigmName(StrEnum):
+    semi = "semi"
+    fused = "fused"
+
+
 class DTypeName(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -20,6 +25,17 @@ class QuantizationName(StrEnum):
 class EngineName(StrEnum):
     transformer = "transformer"
     counting = "counting"
+
+
+class DeviceName(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SharingName(StrEnum):
+    auto = "auto"
+    ipc = "ipc"
+    vmm = "vmm"
 
 
 class LogLevelName(StrEnum):
@@ -47,7 +63,21 @@ ServedModelName = Annotated[
 ]
 Host = Annotated[str, Option(help="Address to listen on.")]
 Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")]
-Prefill = Annotated[int, Option(min=1, max=64, help="Number of prefill workers.")]
+Paradigm = Annotated[
+    ParadigmName,
+    Option(
+        help="semi: prefill and decode workers; fused: each worker does both phases."
+    ),
+]
+Prefill = Annotated[
+    int | None,
+    Option(
+        min=1,
+        max=64,
+        help="Number of prefill workers.",
+        show_default="1; fused has none",
+    ),
+]
 Decode = Annotated[int, Option(min=1, max=64, help="Number of decode workers.")]
 KVBlocks = Annotated[int, Option(min=1, help="KV blocks that all sequences share.")]
 BlockSize = Annotated[int, Option(min=1, max=1024, help="Tokens in a KV block.")]
@@ -56,7 +86,20 @@ Quantization = Annotated[
     QuantizationName,
     Option(
         help="int8: smaller and faster weights of linear layers, and other answers; "
-        "with --dtype bfloat16."
+        "with --dtype bfloat16, on the CPU."
+    ),
+]
+Device = Annotated[DeviceName, Option(help="Whose memory and cores: the pool's.")]
+CudaSharing = Annotated[
+    SharingName, Option(help="How processes share the GPU's memory; see docs/gpu.md.")
+]
+Shares = Annotated[
+    int,
+    Option(
+        min=0,
+        max=99,
+        help="Percent of the GPU for prefill while both phases compute.",
+        show_default="no split",
     ),
 ]
 MaxModelLen = Annotated[
@@ -69,6 +112,12 @@ MaxModelLen = Annotated[
 ]
 MaxNumSeqs = Annotated[
     int, Option(min=1, max=4096, help="Sequences in a decode worker's batch.")
+]
+MaxNumBatchedTokens = Annotated[
+    int,
+    Option(
+        min=1, help="Tokens in a worker's step: how much of a prompt fits into one."
+    ),
 ]
 Threads = Annotated[
     int,

@@ -5,12 +5,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
 REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
+
+# semi: a worker does one phase, and a pool has workers of both.
+# fused: each worker does both, its prompts in chunks beside the tokens it decodes.
+Paradigm = Literal["semi", "fused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +26,39 @@ class Store:
     block_size: int
     max_model_len: int
     check_seconds: float
+    device: str = "cpu"
+    cuda_sharing: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
     """How many workers, and what each is like."""
 
-    prefill: int
+    prefill: int  # that semi has; fused has none
     decode: int
     dtype: str
     engine: str
     max_num_seqs: int
     threads: int  # of each at most; 0: as many as there are cores
+    device: str = "cpu"
+    shares: int = 0  # percent of a GPU for prefill; 0: all of it for everyone
+    paradigm: Paradigm = "semi"
+    max_num_batched_tokens: int = 512  # of one step
     quantization: str = "none"
 
     def __post_init__(self) -> None:
-        if self.quantization == "int8" and self.dtype != "bfloat16":
+        asked = self.dtype, self.device
+        if self.quantization == "int8" and asked != ("bfloat16", "cpu"):
             raise ConfigurationError(
-                "--quantization int8 needs --dtype bfloat16; float32 is exact"
+                "--quantization int8 needs --dtype bfloat16 and --device cpu"
             )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each service."""
+        if self.paradigm == "fused":
+            return {"decode": self.decode}
+        return {"prefill": self.prefill, "decode": self.decode}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +106,8 @@ def worker(
     }
     if service == "decode":
         settings["max_num_seqs"] = options.workers.max_num_seqs
+        if options.workers.paradigm == "fused":
+            settings["phases"] = "both"
     return _service(service, number, settings)
 
 
@@ -107,6 +128,9 @@ def _worker(options: Options) -> dict[str, object]:
         "quantization": workers.quantization,
         "engine": workers.engine,
         "threads": workers.threads,
+        "device": workers.device,
+        "shares": workers.shares,
+        "max_num_batched_tokens": workers.max_num_batched_tokens,
     }
 
 

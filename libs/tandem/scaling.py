@@ -46,9 +46,16 @@ class Fleet:
             self._grow(service, count)
 
     async def scale(self, wanted: Wanted) -> dict[str, int]:
-        """Start what is missing, stop the newest of what is too many."""
+        """Start what is missing, stop the newest of what is too many.
+
+        ConfigurationError for a kind of worker that this mesh does without.
+        """
+        counts = wanted.model_dump(exclude_none=True)
+        if others := sorted(counts.keys() - self.counts.keys()):
+            known = " and ".join(self.counts)
+            raise ConfigurationError(f"this mesh has {known} workers, no {others[0]}")
         async with self._scaling:
-            for service, count in wanted.model_dump(exclude_none=True).items():
+            for service, count in counts.items():
                 self._grow(service, count)
                 await self._shrink(service, count)
             return dict(self.counts)
@@ -80,7 +87,7 @@ async def listening_for_scale(sockets: Path, fleet: Fleet) -> AsyncIterator[None
             # Not under the limit: a child that is told to stop has its own.
             counts = await fleet.scale(Wanted.model_validate_json(line))
             reply: dict[str, object] = {"counts": counts}
-        except (ValidationError, ValueError, TimeoutError) as error:
+        except (ConfigurationError, ValueError, TimeoutError) as error:
             reply = {"error": str(error).partition("\n")[0]}
         writer.write(json.dumps(reply).encode() + b"\n")
         writer.close()

@@ -31,6 +31,14 @@ def check_environment() -> None:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
 
 
+def check_paradigm(paradigm: plan.Paradigm, prefill: int | None, shares: int) -> None:
+    """ConfigurationError names an option that means nothing where phases are fused."""
+    if paradigm == "fused" and prefill:
+        raise ConfigurationError("fused has no --prefill: --decode counts its workers")
+    if paradigm == "fused" and shares:
+        raise ConfigurationError("fused has no --shares: each worker does both phases")
+
+
 def run(options: plan.Options) -> None:
     """Run a mesh until SIGINT or SIGTERM; ConfigurationError (in a group) if it cannot."""
     if options.redis_url:
@@ -70,9 +78,7 @@ async def _serve(
         ):
             supervisor.keep(command)
         command_of = partial(plan.worker, options, redis_url, run_dir.sockets)
-        workers = options.workers
-        counts = {"prefill": workers.prefill, "decode": workers.decode}
-        fleet = Fleet(supervisor, command_of, counts)
+        fleet = Fleet(supervisor, command_of, options.workers.counts)
         async with listening_for_scale(run_dir.sockets, fleet):
             if await loaded(options, redis, url, stopping):
                 supervisor.is_loading = False

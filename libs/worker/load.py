@@ -10,12 +10,12 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from kv.client import StoreClient
-from kv.errors import Refused
+from kv.errors import NoRoom, Refused
 from kv.operations import BeginLoad
 from mesh.errors import ConfigurationError, Unreachable
 from mesh.runtime import EXIT_CONFIGURATION, EXIT_UNREACHABLE
 from mesh.settings import load as load_settings
-from protocol.memory import KVGeometry, LayerGeometry, ModelFacts
+from protocol.memory import Device, KVGeometry, LayerGeometry, ModelFacts
 from worker.settings import WorkerSettings
 from worker.startup import COUNTING
 
@@ -31,7 +31,7 @@ def main(block_size: int) -> None:
             load_nothing(settings, block_size)
         else:
             load_checkpoint(settings, block_size)
-    except (ConfigurationError, EngineError, Refused) as error:
+    except (ConfigurationError, EngineError, NoRoom, Refused) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
     except Unreachable as error:
@@ -43,7 +43,11 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
 
     checkpoint = Checkpoint.read(
-        Path(settings.model), settings.dtype, block_size, settings.quantization
+        Path(settings.model),
+        settings.dtype,
+        block_size,
+        settings.device,
+        settings.quantization,
     )
     load = BeginLoad(
         facts=checkpoint.facts,
@@ -54,7 +58,20 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     with closing(StoreClient(settings.store_socket)) as store:
         with closing(store.begin_load(load)) as weights:
             checkpoint.copy_into(weights.view)
-        store.commit_load()
+            if settings.device == "cuda":
+                checkpoint.prove_in(weights.view)
+        store.commit_load(free_bytes_of(settings.device))
+
+
+def free_bytes_of(device: Device) -> int:
+    """What a GPU has left for KV blocks; the host's memory is taken when it is used."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
 
 
 def load_nothing(settings: WorkerSettings, block_size: int) -> None:

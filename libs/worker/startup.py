@@ -5,9 +5,11 @@ import importlib
 import sys
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
+from device.mps import look
 from engine.counting import CountingEngine
 from engine.fingerprint import fingerprint
 from engine.interface import Engine
@@ -19,6 +21,9 @@ from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
 from mesh.timing import every, pause
 from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:  # it needs torch
+    from engine.memory import MappedMemory
 
 RETRY_SECONDS = 0.1
 COUNTING = "counting"
@@ -38,7 +43,9 @@ def model_fingerprint(settings: WorkerSettings) -> str:
     """What two workers must agree on to share weights and blocks."""
     if settings.engine == COUNTING:
         return COUNTING
-    return fingerprint(Path(settings.model), settings.dtype, settings.quantization)
+    return fingerprint(
+        Path(settings.model), settings.dtype, settings.device, settings.quantization
+    )
 
 
 async def attach(
@@ -106,7 +113,11 @@ async def _end(
 
 def preload(settings: WorkerSettings) -> None:
     """Import what the engine needs, while the weights are still on their way."""
-    if settings.engine != COUNTING:
+    if settings.engine == COUNTING:
+        return
+    if settings.device == "cuda":
+        importlib.import_module("engine.cuda_engine")
+    else:
         share_pool()
         importlib.import_module("engine.transformer")
 
@@ -116,8 +127,7 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
     if settings.engine == COUNTING:
         return CountingEngine(attachment.facts.vocab_size)
     # torch takes seconds to import: only who computes pays for it.
-    from engine.compiled import MACHINE_CODE
-    from engine.transformer import MappedMemory, TransformerEngine
+    from engine.memory import MappedMemory
 
     memory = MappedMemory(
         attachment.weights.view,
@@ -129,8 +139,46 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
         # Of the logits' norm, against the weights as they were.
         error = round(attachment.facts.quantization_error, 4)
         logger.info("weights.quantized", to=settings.quantization, logits_error=error)
+    build = _on_gpu if settings.device == "cuda" else _on_cpu
+    return build(settings, memory, attachment.max_model_len)
+
+
+def _on_cpu(
+    settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
+) -> Engine:
+    from engine.compiled import MACHINE_CODE
+    from engine.transformer import TransformerEngine
+
     if not MACHINE_CODE.exists():
         logger.info("kernels.compiling", folder=str(MACHINE_CODE))
     engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
+    engine.warm_up()
+    return engine
+
+
+def _on_gpu(
+    settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
+) -> Engine:
+    from engine.cuda_engine import CudaEngine, Limits
+    from engine.partition import Lanes
+
+    decodes = settings.phases != "prefill"
+    mps = look()  # before CUDA is up: then this process is its client or is not
+    # Without it the phases take turns, and a part of the GPU would only be slower.
+    is_split = settings.shares and settings.phases != "both" and mps.is_reachable
+    lanes = Lanes.open(
+        "decode" if decodes else "prefill", [settings.shares] if is_split else []
+    )
+    logger.info(
+        "gpu.shares",
+        mode=lanes.mode,
+        sizes={str(index): size for index, size in lanes.sizes.items()},
+        reason=lanes.reason,
+        mps=mps.reason or "reachable",
+    )
+    limits = Limits(settings.max_num_seqs, max_model_len, decodes)
+    engine = CudaEngine.build(Path(settings.model), memory, limits, lanes)
+    if engine.without_graphs:
+        logger.warning("gpu.without_graphs", reason=engine.without_graphs)
     engine.warm_up()
     return engine

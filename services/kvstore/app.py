@@ -8,6 +8,9 @@ from collections.abc import Callable
 import structlog
 from redis.asyncio import Redis
 
+from kv.cuda import segment_maker
+from kv.errors import NoRoom
+from kv.segments import HostSegment, SegmentMaker
 from kvstore.announcer import Announcer
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
@@ -15,6 +18,7 @@ from kvstore.server import serve_pool
 from kvstore.settings import Settings
 from mesh import metrics
 from mesh.connect import LOST, connect
+from mesh.errors import ConfigurationError
 from mesh.health import health_server
 from mesh.registry import heartbeat
 from mesh.streams import Tail
@@ -31,7 +35,12 @@ logger = structlog.get_logger()
 
 
 async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
-    memory = PoolMemory(settings.kv_blocks, settings.block_size, settings.max_model_len)
+    memory = PoolMemory(
+        settings.kv_blocks,
+        settings.block_size,
+        settings.max_model_len,
+        segment_maker_of(settings),
+    )
     pool = Pool(settings.pool, memory, settings.max_waiting)
     async with (
         connect(settings.redis_url) as redis,
@@ -73,6 +82,16 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             await stopping.wait()
             on_change()
             cancels.cancel()  # it may be in the middle of a blocking read
+
+
+def segment_maker_of(settings: Settings) -> SegmentMaker:
+    """Makes memory where it was asked for; ConfigurationError when there is none."""
+    if settings.device == "cpu":
+        return HostSegment
+    try:
+        return segment_maker(settings.cuda_sharing)
+    except NoRoom as error:
+        raise ConfigurationError(f"TANDEM_DEVICE is cuda, but {error}") from None
 
 
 async def watch_leases(

@@ -7,8 +7,9 @@ way takes it back to *empty*, and the next worker that attaches is asked.
 
 from dataclasses import dataclass
 
-from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply
-from kv.segments import HostSegment
+from kv.errors import NoRoom
+from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply, Room
+from kv.segments import HostSegment, Segment, SegmentMaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +21,36 @@ class _Asked:
 class _Filling:
     loader: str
     load: BeginLoad
-    weights: HostSegment
+    weights: Segment
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
     load: BeginLoad
-    weights: HostSegment
-    blocks: HostSegment
+    weights: Segment
+    blocks: Segment
+
+
+DEFAULT_NUM_BLOCKS = 2048
+# The rest is for the workers: their contexts, graphs and activations.
+BLOCKS_FRACTION = 0.85
 
 
 class PoolMemory:
     """Who may map what. A peer is named by its connection."""
 
-    def __init__(self, num_blocks: int, block_size: int, max_model_len: int) -> None:
-        """`max_model_len` in tokens; 0: what model and blocks allow."""
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        max_model_len: int,
+        make_segment: SegmentMaker = HostSegment,
+    ) -> None:
+        """`num_blocks` 0: what a GPU's free memory holds, else DEFAULT_NUM_BLOCKS.
+
+        `max_model_len` in tokens; 0: what model and blocks allow.
+        """
+        self._make_segment = make_segment
         self.num_blocks = num_blocks
         self._block_size = block_size
         self._max_model_len = max_model_len
@@ -60,36 +76,40 @@ class PoolMemory:
             self._state = _Asked(peer)
             return LoadWanted(block_size=self._block_size)
         match self._state:
-            case _Ready(load=load):
-                return self._welcome(load, fingerprint)
+            case _Ready() as ready:
+                return self._welcome(ready, fingerprint)
         return Loading()
 
-    def descriptors(self) -> list[int]:
-        """Weights (read-only) and blocks, for a worker that was welcomed."""
-        assert isinstance(self._state, _Ready), "nothing is loaded"
-        return [self._state.weights.fd, self._state.blocks.fd]
+    def descriptors(self) -> tuple[int, ...]:
+        """Of weights and, once there are any, blocks; where sharing them takes one."""
+        match self._state:
+            case _Filling(weights=weights):
+                return weights.descriptors
+            case _Ready(weights=weights, blocks=blocks):
+                return weights.descriptors + blocks.descriptors
+        raise AssertionError("nothing is loaded")
 
-    def filling_descriptor(self) -> int:
-        """Weights, writable, for the loader that began."""
-        assert isinstance(self._state, _Filling), "nobody loads"
-        return self._state.weights.fd
-
-    def begin_load(self, peer: str, load: BeginLoad) -> bool:
-        """Make the segment to fill; False if somebody else is at it."""
+    def begin_load(self, peer: str, load: BeginLoad) -> Room | None:
+        """Make the segment to fill; None if somebody else is at it. Raises NoRoom."""
         if isinstance(self._state, _Filling | _Ready):
-            return False
-        weights = HostSegment("tandem-weights", load.weights_bytes)
+            return None
+        weights = self._make_segment("weights", load.weights_bytes)
         self._state = _Filling(peer, load, weights)
-        return True
+        return Room(weights=weights.handle)
 
-    def commit_load(self, peer: str) -> BeginLoad | None:
-        """The weights are complete and from now on read-only, and the blocks exist."""
+    def commit_load(self, peer: str, free_bytes: int = 0) -> BeginLoad | None:
+        """The weights are complete and from now on read-only, and the blocks exist.
+
+        None if this peer did not fill them. Raises NoRoom.
+        """
         state = self._state
         if not isinstance(state, _Filling) or state.loader != peer:
             return None
         state.weights.seal_read_only()
-        size_bytes = state.load.geometry.block_bytes * self.num_blocks
-        blocks = HostSegment("tandem-blocks", size_bytes)
+        block_bytes = state.load.geometry.block_bytes
+        self.num_blocks = self.num_blocks or _fitting(free_bytes, block_bytes)
+        size_bytes = block_bytes * self.num_blocks
+        blocks = self._make_segment("blocks", size_bytes)
         self._state = _Ready(state.load, state.weights, blocks)
         return state.load
 
@@ -102,7 +122,8 @@ class PoolMemory:
                 weights.close()
                 self._state = None
 
-    def _welcome(self, load: BeginLoad, fingerprint: str) -> Attached | RefusedReply:
+    def _welcome(self, ready: _Ready, fingerprint: str) -> Attached | RefusedReply:
+        load = ready.load
         if fingerprint != load.facts.fingerprint:
             return RefusedReply(
                 reason=f"the store holds {load.facts.model} "
@@ -115,4 +136,16 @@ class PoolMemory:
             tensors=load.tensors,
             num_blocks=self.num_blocks,
             max_model_len=self.max_model_len,
+            weights=ready.weights.handle,
+            blocks=ready.blocks.handle,
         )
+
+
+def _fitting(free_bytes: int, block_bytes: int) -> int:
+    """How many blocks to make when nobody said."""
+    if not free_bytes:
+        return DEFAULT_NUM_BLOCKS
+    num_blocks = int(free_bytes * BLOCKS_FRACTION) // block_bytes
+    if not num_blocks:
+        raise NoRoom(f"{free_bytes} bytes are free, a KV block takes {block_bytes}")
+    return num_blocks

@@ -6,6 +6,7 @@ connection; it need not tell the truth about its name.
 
 import time
 
+from kv.errors import NoRoom
 from kv.operations import (
     Admit,
     Adopt,
@@ -22,7 +23,6 @@ from kv.operations import (
     RefusedReply,
     Release,
     Renew,
-    Room,
     Stats,
 )
 from kvstore.memory import PoolMemory
@@ -50,12 +50,11 @@ class Pool:
         match operation:
             case Attach(fingerprint=fingerprint):
                 return self.memory.attach(peer, fingerprint)
-            case BeginLoad():
-                if self.memory.begin_load(peer, operation):
-                    return Room()
-                return RefusedReply(reason="another loader is at work")
-            case CommitLoad():
-                return self._commit_load(peer)
+            case BeginLoad() | CommitLoad():
+                try:
+                    return self._load(peer, operation)
+                except NoRoom as error:
+                    return RefusedReply(reason=str(error))
         if self.store is None:
             return NOTHING_LOADED
         return self._on_sequences(self.store, peer, operation)
@@ -121,8 +120,16 @@ class Pool:
         """None while no model is loaded."""
         return self._status(self.store) if self.store else None
 
-    def _commit_load(self, peer: str) -> Answer:
-        load = self.memory.commit_load(peer)
+    def _load(self, peer: str, operation: BeginLoad | CommitLoad) -> Answer:
+        match operation:
+            case BeginLoad():
+                room = self.memory.begin_load(peer, operation)
+                return room or RefusedReply(reason="another loader is at work")
+            case CommitLoad(free_bytes=free_bytes):
+                return self._commit_load(peer, free_bytes)
+
+    def _commit_load(self, peer: str, free_bytes: int) -> Answer:
+        load = self.memory.commit_load(peer, free_bytes)
         if load is None:
             return RefusedReply(reason="nothing to commit: the load was not begun here")
         self.store = Store(load.geometry, self.memory.num_blocks, self._max_waiting)

@@ -173,11 +173,8 @@ class _Peer:
 
     def _say(self, answer: Answer) -> None:
         self._unsent += framed(encode(answer))
-        match answer:
-            case Attached():
-                self._descriptors += self._pool.memory.descriptors()
-            case Room():
-                self._descriptors.append(self._pool.memory.filling_descriptor())
+        if isinstance(answer, Attached | Room):
+            self._descriptors += self._pool.memory.descriptors()
         self._send()
         if self._is_behind:
             self._loop.remove_reader(self._connection)

@@ -4,12 +4,16 @@ from pathlib import Path
 
 from pydantic import Field
 
+from kv.cuda import Wanted
 from mesh.settings import ServiceSettings
+from protocol.memory import Device
 
 
 class Settings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
-    kv_blocks: int = Field(default=2048, ge=1)
+    device: Device = "cpu"  # whose memory
+    cuda_sharing: Wanted = "auto"
+    kv_blocks: int = Field(default=0, ge=0)  # 0: 2048, or what a GPU has left
     block_size: int = Field(default=16, ge=1, le=1024)  # tokens
     max_model_len: int = Field(
         default=0, ge=0

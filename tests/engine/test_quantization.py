@@ -160,7 +160,7 @@ def test_a_model_without_linear_layers_is_refused(make_model: Fixture) -> None:
     Checkpoint.read(path, "bfloat16", 16)
 
     with pytest.raises(UnsupportedModel, match="none but its last"):
-        Checkpoint.read(path, "bfloat16", 16, "int8")
+        Checkpoint.read(path, "bfloat16", 16, quantization="int8")
 
 
 def test_int8_weights_take_half_the_memory(stories: Path, memory_of: Fixture) -> None:
@@ -276,5 +276,5 @@ def test_workers_of_another_quantization_do_not_agree(
     """
     facts = memory_of(stories, "bfloat16", "int8").checkpoint.facts
 
-    assert facts.fingerprint == fingerprint(stories, "bfloat16", "int8")
+    assert facts.fingerprint == fingerprint(stories, "bfloat16", "cpu", "int8")
     assert facts.fingerprint != fingerprint(stories, "bfloat16")

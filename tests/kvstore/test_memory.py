@@ -6,6 +6,7 @@ import os
 import pytest
 from jobs import FACTS, LOAD
 
+from kv.errors import NoRoom
 from kv.operations import Attached, Loading, LoadWanted, RefusedReply
 from kvstore.memory import PoolMemory
 
@@ -136,3 +137,29 @@ def test_blocks_take_memory_only_when_written(memory: PoolMemory) -> None:
     stat = os.fstat(blocks)
     assert stat.st_size == LOAD.geometry.block_bytes * 10
     assert stat.st_blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "num_blocks"), [(0, 2048), (100 * LOAD.geometry.block_bytes, 85)]
+)
+def test_blocks_fill_what_a_gpu_has_left(free_bytes: int, num_blocks: int) -> None:
+    """
+    When nobody says how many, a GPU's free memory does, less what workers need.
+    """
+    memory = PoolMemory(num_blocks=0, block_size=4, max_model_len=0)
+    memory.begin_load("loader", LOAD)
+
+    memory.commit_load("loader", free_bytes)
+
+    assert memory.num_blocks == num_blocks
+
+
+def test_a_gpu_without_room_for_a_block_is_refused() -> None:
+    """
+    A pool without a block could serve nobody, and the store says so at once.
+    """
+    memory = PoolMemory(num_blocks=0, block_size=4, max_model_len=0)
+    memory.begin_load("loader", LOAD)
+
+    with pytest.raises(NoRoom, match="a KV block takes"):
+        memory.commit_load("loader", free_bytes=10)

@@ -38,6 +38,14 @@ WRONG = {
     "a missing model": (["up", "--model", "/no/model"], "no model directory at"),
     "a port that is none": (["up", "--model", MODEL, "--port", "70000"], "'--port'"),
     "no workers": (["up", "--model", MODEL, "--decode", "0"], "'--decode'"),
+    "workers of a phase": (
+        ["up", "--model", MODEL, "--paradigm", "fused", "--prefill", "2"],
+        "fused has no --prefill",
+    ),
+    "shares of a phase": (
+        ["up", "--model", MODEL, "--paradigm", "fused", "--shares", "50"],
+        "fused has no --shares",
+    ),
     "no number": (["up", "--model", MODEL, "--kv-blocks", "many"], "'--kv-blocks'"),
     "a dtype": (["up", "--model", MODEL, "--dtype", "int4"], "'int4' is not one of"),
     "int8 of float32": (

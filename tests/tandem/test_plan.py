@@ -100,6 +100,33 @@ def test_services_are_found_wherever_the_command_is_typed() -> None:
     assert gateway.pass_fds == (9,)
 
 
+def test_fused_workers_do_both_phases() -> None:
+    """
+    Fused, decode workers are all that there is, each with both phases; else a service's
+    name is its phase.
+    """
+    fused = replace(OPTIONS, workers=replace(OPTIONS.workers, paradigm="fused"))
+
+    environment = plan(fused)["decode-2"]
+
+    assert fused.workers.counts == {"decode": 3}
+    assert environment["TANDEM_PHASES"] == "both"
+    assert OPTIONS.workers.counts == {"prefill": 2, "decode": 3}
+    assert "TANDEM_PHASES" not in plan(OPTIONS)["decode-2"]
+
+
+def test_every_worker_has_the_budget_of_a_step() -> None:
+    """
+    Whoever computes prompts has as many tokens for them as was asked for.
+    """
+    workers = replace(OPTIONS.workers, max_num_batched_tokens=2048)
+
+    environments = plan(replace(OPTIONS, workers=workers))
+
+    for name in ("prefill-0", "decode-2"):
+        assert environments[name]["TANDEM_MAX_NUM_BATCHED_TOKENS"] == "2048"
+
+
 def test_only_decode_workers_have_large_batches() -> None:
     """
     A prefill worker holds few prompts, so that others can start the next ones.

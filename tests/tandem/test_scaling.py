@@ -27,7 +27,9 @@ time.sleep(600)
 
 
 @asynccontextmanager
-async def fleet_in(folder: Path) -> AsyncIterator[Fleet]:
+async def fleet_in(
+    folder: Path, services: tuple[str, ...] = ("prefill", "decode")
+) -> AsyncIterator[Fleet]:
     """One worker of each kind; a file in `running` for each that runs."""
     running = folder / "running"
     running.mkdir()
@@ -38,9 +40,10 @@ async def fleet_in(folder: Path) -> AsyncIterator[Fleet]:
         return Command(name, argv, dict(os.environ))
 
     async with supervised(folder, print) as supervisor:
-        fleet = Fleet(supervisor, command_of, {"prefill": 1, "decode": 1})
+        fleet = Fleet(supervisor, command_of, dict.fromkeys(services, 1))
         async with listening_for_scale(folder, fleet):
-            await wait_until(lambda: names(folder) == {"prefill-0", "decode-0"})
+            everyone = {f"{service}-0" for service in services}
+            await wait_until(lambda: names(folder) == everyone)
             yield fleet
 
 
@@ -96,6 +99,18 @@ def test_nobody_there_to_ask(tmp_path: Path) -> None:
     """
     with pytest.raises(ConfigurationError, match="cannot be scaled"):
         ask(tmp_path, Wanted(decode=2))
+
+
+async def test_a_fused_mesh_has_no_prefill_workers(tmp_path: Path) -> None:
+    """
+    Who asks for some hears so, and what was asked beside it is not done either.
+    """
+    async with fleet_in(tmp_path, ("decode",)) as fleet:
+        with pytest.raises(ConfigurationError, match="has decode workers, no prefill"):
+            await asked(tmp_path, "prefill=2", "decode=2")
+
+        assert fleet.counts == {"decode": 1}
+        assert await asked(tmp_path, "decode=2") == {"decode": 2}
 
 
 async def test_a_line_that_is_no_wish_is_answered(tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_int8_with_float32_is_refused(
     assert "TANDEM_DTYPE=bfloat16" in str(refused.value)
 
 
+def test_int8_on_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The products with int8 are the CPU's.
+    """
+    with pytest.raises(ConfigurationError, match="TANDEM_DEVICE=cpu"):
+        settings(monkeypatch, dtype="bfloat16", device="cuda", quantization="int8")
+
+
 def test_an_int8_worker_is_not_of_a_bfloat16_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

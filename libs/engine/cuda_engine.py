@@ -1,0 +1,176 @@
+"""The engine on a GPU: prompts kernel by kernel, decode steps as CUDA graphs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.batch import Batch, pack
+from engine.configuration import read_configuration
+from engine.cuda import CudaAttention, DeviceBlocks, StepInputs
+from engine.cuda_modules import speed_up
+from engine.drawing import draw
+from engine.forward import Forward
+from engine.graphs import Graphs
+from engine.interface import Chunk, Drawn
+from engine.memory import MappedMemory
+from engine.partition import Lanes
+from engine.sampler import sample
+from engine.skeleton import bind, skeleton, views
+from engine.triton_attention import tile_tokens
+from protocol.memory import KVGeometry
+from protocol.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What steps can grow to."""
+
+    max_num_seqs: int
+    max_model_len: int  # tokens
+    decodes: bool = True  # else no graph is captured ahead
+
+
+class CudaEngine:
+    """See `engine.interface.Engine`; holds no sequence and no copy of a weight.
+
+    A step ends when the GPU has done it: what it wrote is there for every process.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        blocks: DeviceBlocks,
+        graphs: dict[int | None, Graphs],
+        lanes: Lanes,
+        tile: int,
+        geometry: KVGeometry,
+    ) -> None:
+        self._forward = forward
+        self._blocks = blocks
+        self._graphs = graphs
+        self._lanes = lanes
+        self._lane: int | None = None
+        self._tile = tile
+        self._geometry = geometry
+        self._device = blocks.memory.device
+
+    @classmethod
+    def build(
+        cls, path: Path, memory: MappedMemory, limits: Limits, lanes: Lanes
+    ) -> "CudaEngine":
+        """Build the model of `path` over weights already loaded and blocks in use.
+
+        Raises EngineError when model and memory do not fit.
+        """
+        geometry = memory.geometry
+        config = read_configuration(path)
+        model = skeleton(config, getattr(torch, geometry.dtype))
+        bind(model, views(memory.weights, memory.tensors))
+        speed_up(model)
+        blocks = DeviceBlocks.over(memory.blocks, geometry)
+        forward = Forward(model, blocks.memory.device)
+        width = geometry.num_blocks(limits.max_model_len)
+        graphs = {
+            index: Graphs(forward, blocks, limits.max_num_seqs, width, num_sms)
+            for index, num_sms in lanes.sizes.items()
+        }
+        heads: int = config.get_text_config().num_attention_heads
+        tile = min(tile_tokens(heads, layer.num_kv_heads) for layer in geometry.layers)
+        engine = cls(forward, blocks, graphs, lanes, tile, geometry)
+        if limits.decodes:
+            engine._capture()
+        return engine
+
+    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
+        """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
+        return self._step(chunks, self._blocks)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole KV blocks, (from, to)."""
+        stream = self._lanes.stream(self._lane)
+        with torch.cuda.stream(stream):
+            for source, target in copies:
+                self._blocks.copy(source, target)
+        stream.synchronize()
+
+    def share_cores(self, num_computing: int) -> None:
+        """Keep to our side of the split while others compute too."""
+        self._lane = 0 if num_computing > 1 and self._lanes.mode == "green" else None
+
+    def warm_up(self) -> None:
+        """Compile the kernels and touch every weight, over blocks of our own."""
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        scratch = DeviceBlocks.scratch(2, self._geometry, self._device)
+        self._step([Chunk([0, 0], 0, [0], params, 0)], scratch)
+
+    @property
+    def without_graphs(self) -> str:
+        """Why decode steps run kernel by kernel; empty where graphs hold them."""
+        return next((each.reason for each in self._graphs.values()), "")
+
+    def _capture(self) -> None:
+        for index, graphs in self._graphs.items():
+            with torch.cuda.stream(self._lanes.stream(index)):
+                graphs.capture_all()
+
+    def _step(
+        self, chunks: Sequence[Chunk], blocks: DeviceBlocks
+    ) -> list[Drawn | None]:
+        batch = pack(chunks, self._geometry.block_size, self._tile)
+        stream = self._lanes.stream(self._lane)
+        with torch.cuda.stream(stream), torch.inference_mode():
+            logits, greedy = self._logits(batch, blocks)
+            drawn = draw(logits, chunks, _Choice(greedy).sample)
+        stream.synchronize()
+        return drawn
+
+    def _logits(self, batch: Batch, blocks: DeviceBlocks) -> tuple[Tensor, Tensor]:
+        """Of the rows that are sampled, and the most likely token of each."""
+        graphs = self._graphs[self._lane]
+        if blocks is self._blocks and graphs.suits(batch):
+            logits, greedy = graphs.replay(batch)
+            if len(batch.last_rows) == len(logits):
+                return logits, greedy
+            rows = torch.from_numpy(batch.last_rows).to(self._device)
+            return logits[rows], greedy[rows]
+        inputs = StepInputs.upload(batch, self._device)
+        logits = self._forward.run(
+            inputs.token_ids.unsqueeze(0),
+            inputs.positions.unsqueeze(0),
+            CudaAttention(blocks, inputs),
+            inputs.rows,
+        )
+        return logits, logits.argmax(dim=-1)
+
+
+class _Choice:
+    """Chooses on the device where the most likely token is wanted, else on the host."""
+
+    def __init__(self, greedy: Tensor) -> None:
+        self._greedy = greedy
+
+    def sample(
+        self,
+        logits: Tensor,
+        params: Sequence[SamplingParams],
+        indices: Sequence[int],
+    ) -> list[int]:
+        """As `engine.sampler.sample`."""
+        tokens: list[int] = self._greedy.tolist()
+        rows = [
+            row
+            for row, (p, index) in enumerate(zip(params, indices, strict=True))
+            if p.temperature > 0.0 or index < p.min_tokens
+        ]
+        if rows:
+            chosen = sample(
+                logits[rows].cpu(),
+                [params[row] for row in rows],
+                [indices[row] for row in rows],
+            )
+            for row, token in zip(rows, chosen, strict=True):
+                tokens[row] = token
+        return tokens

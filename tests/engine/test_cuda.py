@@ -1,0 +1,191 @@
+"""The engine's parts for a GPU, with Triton's interpreter in its place."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import Identity
+from transformers import AutoModelForCausalLM
+from triton_device import DEVICE
+
+from engine.batch import pack
+from engine.configuration import max_position, read_configuration
+from engine.cuda import DecodeAttention, DeviceBlocks, StepInputs, on_device
+from engine.cuda_modules import GatedMLP, Part, RMSNorm, spanning, speed_up
+from engine.errors import UnsupportedModel
+from engine.fingerprint import fingerprint
+from engine.forward import Forward
+from engine.interface import Chunk
+from engine.proof import learn, prove, prove_stand_ins
+from engine.skeleton import bind, skeleton, state
+from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
+from protocol.sampling import SamplingParams
+
+BACKEND = on_device(torch.device(DEVICE))
+GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+class Model:
+    """A tiny model as transformers runs it, and as we do on a GPU."""
+
+    def __init__(self, path: Path, dtype: DType) -> None:
+        config = read_configuration(path)
+        self.loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype)
+        )
+        self.loaded.eval().requires_grad_(False)
+        self.served = skeleton(config, getattr(torch, dtype))
+        bind(self.served, state(self.loaded))
+        self.geometry = learn(
+            self.served,
+            lambda layers: KVGeometry(
+                layers=layers, dtype=dtype, block_size=16, device="cuda"
+            ),
+        )
+        for model in (self.loaded, self.served):
+            model.to(DEVICE)
+        self.facts = ModelFacts(
+            model=str(path),
+            fingerprint=fingerprint(path, dtype, "cuda"),
+            vocab_size=config.get_text_config().vocab_size,
+            max_position=max_position(config),
+        )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "deepseek-v3", "qwen3-moe"])
+def test_triton_attention_computes_the_model(
+    name: str, family: Callable[[str], Path]
+) -> None:
+    """
+    Over paged memory in a GPU's layout the logits are those of transformers' attention.
+    """
+    model = Model(family(name), "float32")
+
+    prove(model.loaded, model.served, model.facts, model.geometry, BACKEND)
+
+
+def test_a_wrong_attention_is_found(family: Callable[[str], Path]) -> None:
+    """
+    The proof is no formality: a model that scales its scores otherwise is refused.
+    """
+    model = Model(family("llama"), "float32")
+    for layer in model.served.model.layers:
+        layer.self_attn.scaling *= 3
+
+    with pytest.raises(UnsupportedModel, match="logits differ"):
+        prove(model.loaded, model.served, model.facts, model.geometry, BACKEND)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
+def test_stand_ins_answer_as_the_modules(
+    name: str, family: Callable[[str], Path]
+) -> None:
+    """
+    With fused modules a bfloat16 model still gives its logits.
+    """
+    model = Model(family(name), "bfloat16")
+
+    speed_up(model.served)
+
+    kinds = {type(module) for module in model.served.modules()}
+    assert {RMSNorm, GatedMLP} <= kinds
+    adds_itself = isinstance(model.served.model.layers[0].self_attn.o_proj, Identity)
+    assert adds_itself == (name != "gemma3")  # whose layers have a form of their own
+    prove_stand_ins(model.loaded, model.served, model.facts, model.geometry, BACKEND)
+
+
+def test_projections_side_by_side_are_one_product(
+    family: Callable[[str], Path],
+) -> None:
+    """
+    Queries, keys and values whose weights lie in a row are computed together.
+    """
+    model = Model(family("llama"), "bfloat16")
+    attention = model.served.model.layers[0].self_attn
+    weights = [attention.q_proj, attention.k_proj, attention.v_proj]
+    together = torch.cat([each.weight for each in weights])
+    parts = together.split([len(each.weight) for each in weights])
+    for each, part in zip(weights, parts, strict=True):
+        each.weight = torch.nn.Parameter(part, requires_grad=False)
+    x = torch.randn(1, 3, together.shape[1]).bfloat16().to(DEVICE)
+    expected = [each(x) for each in weights]
+
+    speed_up(model.served)
+    joined = [attention.q_proj, attention.k_proj, attention.v_proj]
+
+    assert all(isinstance(each, Part) for each in joined)
+    for each, answer in zip(joined, expected, strict=True):
+        assert torch.allclose(each(x), answer, rtol=1e-2, atol=1e-2)
+
+
+def test_weights_apart_are_not_joined() -> None:
+    """
+    Only what lies one right after the other can be read as one.
+    """
+    whole = torch.zeros(10, 4)
+
+    assert spanning([whole[:3], whole[3:7]]) is not None
+    assert spanning([whole[:3], whole[4:7]]) is None
+    assert spanning([torch.zeros(3, 4), torch.zeros(3, 4)]) is None
+
+
+def test_padding_rows_write_nothing(family: Callable[[str], Path]) -> None:
+    """
+    A step for four sequences that has two leaves every other slot as it was.
+    """
+    model = Model(family("llama"), "float32")
+    blocks = DeviceBlocks.scratch(4, model.geometry, torch.device(DEVICE))
+    blocks.memory.fill_(7.0)
+    slots, lengths = (
+        torch.tensor(v, device=DEVICE) for v in ([5, 20, -1, -1], [6, 5, 0, 0])
+    )
+    tables = torch.zeros((4, 2), dtype=torch.int32, device=DEVICE)
+    tables[1, 0] = 1
+    attention = DecodeAttention(blocks, slots.int(), tables, lengths.int(), num_sms=132)
+    tokens = torch.ones((1, 4), dtype=torch.int32, device=DEVICE)
+
+    with torch.inference_mode():
+        Forward(model.served, torch.device(DEVICE)).run(
+            tokens, tokens, attention, torch.arange(4, device=DEVICE)
+        )
+
+    layer = model.geometry.layers[0]
+    k = blocks.memory[:, : layer.num_kv_heads * 16 * layer.k_head_dim]
+    written = (k.view(4, layer.num_kv_heads, 16, -1) != 7.0).any(-1).any(1).nonzero()
+    assert written.tolist() == [[0, 5], [1, 4]]
+
+
+def test_a_batch_arrives_whole() -> None:
+    """
+    Every index array of a step is on the device with its shape and numbers.
+    """
+    chunks = [Chunk([5, 6, 7], 0, [3], GREEDY, 0), Chunk([9], 4, [1, 2], GREEDY, None)]
+    batch = pack(chunks, 4, tile_tokens=2)
+
+    inputs = StepInputs.upload(batch, torch.device(DEVICE))
+
+    assert inputs.token_ids.tolist() == [5, 6, 7, 9]
+    assert inputs.positions.tolist() == [0, 1, 2, 4]
+    assert inputs.slot_mapping.tolist() == [12, 13, 14, 8]
+    assert inputs.rows.tolist() == [2]
+    assert np.array_equal(inputs.tiles.cpu().numpy(), batch.tiles)
+    assert inputs.block_tables.tolist() == [[3, 0], [1, 2]]
+
+
+def test_a_gpu_s_blocks_are_laid_out_in_rows() -> None:
+    """
+    On a GPU a head's keys are plain rows, and odd head sizes are not rounded up.
+    """
+    layer = LayerGeometry(num_kv_heads=2, k_head_dim=5, v_head_dim=3)
+    geometry = KVGeometry(
+        layers=(layer, layer), dtype="bfloat16", block_size=4, device="cuda"
+    )
+
+    blocks = DeviceBlocks.scratch(3, geometry, torch.device(DEVICE))
+
+    assert geometry.block_bytes == 2 * 2 * 2 * 4 * (5 + 3)
+    assert [each.k_offset for each in blocks.layers] == [0, 64]
+    assert [each.v_offset for each in blocks.layers] == [40, 104]
