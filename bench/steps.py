@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +31,7 @@ from engine.interface import Chunk
 from engine.memory import MappedMemory
 from engine.transformer import TransformerEngine
 from models import SHAPES, make
+from protocol.memory import Quantization
 from protocol.sampling import SamplingParams
 
 BLOCK_SIZE = 16
@@ -40,9 +42,13 @@ NUM_BLOCKS = max(DECODE) * (CONTEXT + max(PREFILL)) // BLOCK_SIZE
 PARAMS = SamplingParams(temperature=0.0, max_tokens=1)
 
 
-def built(path: Path, threads: int) -> tuple[TransformerEngine, int]:
-    """An engine over memory of our own, and the bytes of its weights."""
-    checkpoint = Checkpoint.read(path, "bfloat16", BLOCK_SIZE)
+def built(
+    path: Path, threads: int, quantization: Quantization
+) -> tuple[TransformerEngine, Checkpoint]:
+    """An engine over memory of our own, and what it was built of."""
+    checkpoint = Checkpoint.read(
+        path, "bfloat16", BLOCK_SIZE, quantization=quantization
+    )
     weights = memoryview(bytearray(checkpoint.weights_bytes))
     checkpoint.copy_into(weights)
     geometry = checkpoint.geometry
@@ -50,7 +56,7 @@ def built(path: Path, threads: int) -> tuple[TransformerEngine, int]:
     memory = MappedMemory(weights, checkpoint.tensors, blocks, geometry)
     engine = TransformerEngine.build(path, memory, threads)
     engine.warm_up()
-    return engine, checkpoint.weights_bytes
+    return engine, checkpoint
 
 
 def chunk(number: int, num_tokens: int, num_computed: int) -> Chunk:
@@ -86,14 +92,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time steps of the engine.")
     parser.add_argument("--shape", choices=SHAPES, default="llama-120m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         make(options.shape, Path(folder))
-        engine, num_bytes = built(Path(folder), options.threads)
-    read = num_bytes / read_bytes_per_second()
-    per_token = num_bytes / multiplied_per_second()  # two operations for two bytes
+        quantization = options.quantization
+        engine, checkpoint = built(Path(folder), options.threads, quantization)
+    num_weights = sum(prod(tensor.shape) for tensor in checkpoint.tensors)
+    read = checkpoint.weights_bytes / read_bytes_per_second()
+    per_token = 2 * num_weights / multiplied_per_second()
     steps = [
         (f"decode of {n}", [chunk(i, 1, CONTEXT) for i in range(n)], read)
         for n in DECODE
@@ -109,7 +118,8 @@ def main() -> None:
         print(json.dumps(figures, indent=2))
         return
     table = Table("step", "ms", "floor, ms", "ratio")
-    table.title = f"{options.shape}, bfloat16, {options.threads} threads"
+    weights = "bfloat16" if options.quantization == "none" else options.quantization
+    table.title = f"{options.shape}, {weights}, {options.threads} threads"
     for name, figure in figures.items():
         ms, floor = figure["ms"], figure["floor_ms"]
         table.add_row(name, f"{ms:.1f}", f"{floor:.1f}", f"{ms / floor:.2f}")

@@ -19,7 +19,8 @@ from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.memory import Memory, as_bytes
 from engine.modules import speed_up
-from engine.proof import learn, prove, prove_stand_ins
+from engine.proof import learn, own_logits, prove, prove_stand_ins
+from engine.quantization import expect_quantized, quantize_weights
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
     ALIGNMENT_BYTES,
@@ -28,6 +29,7 @@ from protocol.memory import (
     DType,
     KVGeometry,
     ModelFacts,
+    Quantization,
     TensorSpec,
 )
 
@@ -46,13 +48,22 @@ class Checkpoint:
 
     @classmethod
     def read(
-        cls, path: Path, dtype: DType, block_size: int, device: Device = "cpu"
+        cls,
+        path: Path,
+        dtype: DType,
+        block_size: int,
+        device: Device = "cpu",
+        quantization: Quantization = "none",
     ) -> "Checkpoint":
         """Load the model of `path` and, for the CPU, prove that we compute it.
 
-        For a GPU `prove_in` does, once the weights are there. Safetensors only, local files only, no code from the checkpoint. Raises
+        For a GPU `prove_in` does, once the weights are there. Quantised weights are
+        proved to be computed as what they stand for, in bfloat16. Safetensors only,
+        local files only, no code from the checkpoint. Raises
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
+        if quantization != "none":
+            assert (dtype, device) == ("bfloat16", "cpu"), "int8 is for both of these"
         config = read_configuration(path)
         if device == "cpu" and block_size % PACKED[dtype]:
             raise UnsupportedModel(
@@ -60,7 +71,7 @@ class Checkpoint:
             )
         facts = ModelFacts(
             model=str(path),
-            fingerprint=fingerprint(path, dtype, device),
+            fingerprint=fingerprint(path, dtype, device, quantization),
             vocab_size=config.get_text_config().vocab_size,
             max_position=max_position(config),
         )
@@ -76,6 +87,11 @@ class Checkpoint:
         )
         if device == "cpu":
             prove(loaded, served, facts, geometry)
+        if quantization == "int8":
+            facts = _quantize(loaded, tensors, facts)
+            served = skeleton(config, torch.bfloat16)
+            expect_quantized(served, tensors)
+            bind(served, tensors)
         if device == "cpu" and dtype == "bfloat16":
             speed_up(served)
             prove_stand_ins(loaded, served, facts, geometry)
@@ -135,6 +151,14 @@ def _load(path: Path, dtype: DType) -> Any:
             names = ", ".join(sorted(map(str, report[problem]))[:3])
             raise BrokenCheckpoint(f"{path}: {problem.replace('_', ' ')}: {names}")
     return model.eval().requires_grad_(False)
+
+
+def _quantize(loaded: Any, tensors: dict[str, Tensor], facts: ModelFacts) -> ModelFacts:
+    """Put int8 among the tensors; `loaded` has what they stand for, facts by how much."""
+    before = own_logits(loaded, facts)
+    tensors.update(quantize_weights(loaded))
+    error = float((own_logits(loaded, facts) - before).norm() / before.norm())
+    return facts.changed(quantization_error=error)
 
 
 def lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:

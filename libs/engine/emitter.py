@@ -1,6 +1,6 @@
 """Writes LLVM's instructions for vectors of sixteen float32, inside kernels of numba.
 
-Memory holds float32 or bfloat16 (as uint16 bits); sums are float32 always.
+Memory holds float32, bfloat16 (as uint16 bits) or int8; sums are float32 always.
 """
 
 from typing import Any
@@ -19,6 +19,8 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 _INT32 = ir.IntType(32)
 _WORDS = ir.VectorType(_INT32, LANES)
 _HALVES = ir.VectorType(ir.IntType(16), PAIRS)
+_BYTES = ir.VectorType(ir.IntType(8), PAIRS)
+_ODD_HALVES = list(range(1, 2 * PAIRS, 2))  # of two vectors in a row
 
 
 class _BFloat(ir.Type):
@@ -91,9 +93,22 @@ class Emitter:
         return self._pairs(self.splat(scalar, _WORDS))
 
     def load_pairs(self, address: Any, mask: Any) -> tuple[Any, ...]:
-        """PAIRS of bfloat16 next to each other, as `add_products` takes them."""
-        halves = self._masked_load(address, _HALVES, mask)
+        """PAIRS of bfloat16 or int8 in a row, as `add_products` takes them."""
+        if address.type.pointee == _BYTES.element:
+            halves = self._as_bfloat(self._masked_load(address, _BYTES, mask))
+        else:
+            halves = self._masked_load(address, _HALVES, mask)
         return self._pairs(self._builder.bitcast(halves, _WORDS))
+
+    def _as_bfloat(self, integers: Any) -> Any:
+        """int8 as bfloat16, which has all of them: the upper halves of float32."""
+        halves = []
+        for first in (0, LANES):
+            some = self._shuffle(integers, integers, list(range(first, first + LANES)))
+            words = self._builder.sext(some, _WORDS)
+            vector = self._builder.sitofp(words, VECTOR)
+            halves.append(self._builder.bitcast(vector, _HALVES))
+        return self._shuffle(halves[0], halves[1], _ODD_HALVES)
 
     def _pairs(self, words: Any) -> tuple[Any, ...]:
         if multiplies_pairs():
@@ -225,7 +240,7 @@ class Emitter:
 
     def _masked_load(self, address: Any, kind: Any, mask: Any) -> Any:
         address = self._builder.bitcast(address, kind.as_pointer())
-        align = 2 if kind == _HALVES else 4
+        align = 4 if kind == VECTOR else kind.element.width // 8
         if mask is None:
             return self._builder.load(address, align=align)
         signature = ir.FunctionType(kind, [address.type, _INT32, mask.type, kind])

@@ -4,11 +4,16 @@ import hashlib
 from pathlib import Path
 
 from engine.errors import BrokenCheckpoint
-from protocol.memory import LAYOUT, Device, DType
+from protocol.memory import LAYOUT, Device, DType, Quantization
 
 
-def fingerprint(path: Path, dtype: DType, device: Device = "cpu") -> str:
-    """A digest of configuration, dtype, device and layout of the blocks, 64 hex digits.
+def fingerprint(
+    path: Path,
+    dtype: DType,
+    device: Device = "cpu",
+    quantization: Quantization = "none",
+) -> str:
+    """A digest of configuration, dtypes, device and layout of the blocks, 64 hex digits.
 
     Two versions of this program that lay blocks out differently must not share them.
 
@@ -21,6 +26,5 @@ def fingerprint(path: Path, dtype: DType, device: Device = "cpu") -> str:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path / 'config.json'}: {error}") from None
-    return hashlib.sha256(
-        config + f"\0{dtype}\0{device}\0{LAYOUT}".encode()
-    ).hexdigest()
+    rest = f"\0{dtype}\0{device}\0{quantization}\0{LAYOUT}"
+    return hashlib.sha256(config + rest.encode()).hexdigest()

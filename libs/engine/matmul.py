@@ -2,9 +2,9 @@
 
 For the rows of a decode step the time goes into reading weights from memory. So every
 weight is read once for all rows, in the layout of the checkpoint ([outputs, inputs],
-bfloat16): nothing is laid out anew, and all processes go on sharing one copy. Sums are
-float32. Addresses instead of arrays: to look into an array costs as much as some of
-these products.
+bfloat16, or int8 with a float32 scale for each output): nothing is laid out anew, and
+all processes go on sharing one copy. Sums are float32. Addresses instead of arrays: to
+look into an array costs as much as some of these products.
 """
 
 from itertools import product
@@ -30,13 +30,16 @@ Array = Any
 def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
-    Called with (out, left, right, depth); out is float32. Pairs of neighbours are
-    multiplied at once, so both operands are read as they lie.
+    Called with (out, left, right, depth); out is float32, right may be int8. Pairs of
+    neighbours are multiplied at once, so both operands are read as they lie. Weights
+    are asked for `ahead` times `outputs` before they are needed.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = Emitter(context, builder, signature)
         out, left, right = (emit.part(i, arguments[i]) for i in range(3))
+        # At any number of rows int8 comes too late unless it is asked for.
+        lead = AT_ONCE if right[3] == types.int8 else ahead * outputs
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
 
@@ -44,8 +47,8 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
             weights = []
             for output in range(outputs):
                 address = emit.at(right, INT(output), depth)
-                if ahead:
-                    later = builder.mul(right[2], INT(ahead * outputs))
+                if lead:
+                    later = builder.mul(right[2], INT(lead))
                     emit.prefetch(builder.gep(address, [later]))
                 weights.append(emit.load_pairs(address, mask))
             for row in range(rows):
@@ -99,9 +102,9 @@ _dots_2x8, _dots_2x1 = _dots(2, 8), _dots(2, 1)
 _dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
 
 
-def num_tiles(outputs: int) -> int:
+def num_tiles(outputs: int, size: int = TILE) -> int:
     """Tiles of a product with so many outputs."""
-    return -(-outputs // TILE)
+    return -(-outputs // size)
 
 
 @compiled()
@@ -113,17 +116,9 @@ def linear_tile(
     By addresses: x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows,
     outputs], all bfloat16 and contiguous.
     """
-    rows, depth, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
-    sums = _tile(x, weight, first, (rows, depth, width))
-    offsets = np.empty(width, np.float32)
-    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
-    answer = carray(bits_at(y), (rows, outputs))
-    for row in range(rows):
-        for j in range(width):
-            sums[row, j] += offsets[j]
-        narrow(sums[row, :width], answer[row, first : first + width])
+    span = span_of(tile, TILE, shape[2])
+    sums = sums_of(x, Part(bits_at(weight), 0, shape[1]), shape, span)
+    put_linear(sums, bias, y, shape, span)
 
 
 @compiled()
@@ -139,11 +134,45 @@ def gated_tile(
 
     Otherwise as `linear_tile`; for `curve` see `gate_row`.
     """
-    rows, depth, outputs = shape
-    first = tile * TILE
-    width = min(TILE, outputs - first)
-    gates = _tile(x, weights[0], first, (rows, depth, width))
-    ups = _tile(x, weights[1], first, (rows, depth, width))
+    span = span_of(tile, TILE, shape[2])
+    gates = sums_of(x, Part(bits_at(weights[0]), 0, shape[1]), shape, span)
+    ups = sums_of(x, Part(bits_at(weights[1]), 0, shape[1]), shape, span)
+    put_gated((gates, ups), y, shape, curve, span)
+
+
+@compiled()
+def span_of(tile: int, size: int, outputs: int) -> tuple[int, int]:
+    """The first output of a tile, and how many it has."""
+    first = tile * size
+    return first, min(size, outputs - first)
+
+
+@compiled()
+def put_linear(
+    sums: Array, bias: int, y: int, shape: tuple[int, int, int], span: tuple[int, int]
+) -> None:
+    """Add the bias to a span's sums and round them into y."""
+    (rows, _, outputs), (first, width) = shape, span
+    offsets = np.empty(width, np.float32)
+    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
+    answer = carray(bits_at(y), (rows, outputs))
+    for row in range(rows):
+        for j in range(width):
+            sums[row, j] += offsets[j]
+        narrow(sums[row, :width], answer[row, first : first + width])
+
+
+@compiled()
+def put_gated(
+    pair: tuple[Array, Array],
+    y: int,
+    shape: tuple[int, int, int],
+    curve: int,
+    span: tuple[int, int],
+) -> None:
+    """Put a span's gates and ups together and round them into y."""
+    (rows, _, outputs), (first, width) = shape, span
+    gates, ups = pair
     answer = carray(bits_at(y), (rows, outputs))
     for row in range(rows):
         gate_row(gates[row, :width], ups[row, :width], curve)
@@ -151,13 +180,15 @@ def gated_tile(
 
 
 @compiled()
-def _tile(x: int, weight: int, first: int, shape: tuple[int, int, int]) -> Array:
-    """Some outputs of every row, float32; shape is (rows, inputs, outputs)."""
-    rows, depth, width = shape
-    sums = np.empty((rows, TILE), np.float32)
-    out = Part(start_of(sums), 0, TILE)
+def sums_of(
+    x: int, weights: Part, shape: tuple[int, int, int], span: tuple[int, int]
+) -> Array:
+    """A span's outputs of every row, [rows, width] float32, of bfloat16 or int8."""
+    (rows, depth, _), (first, width) = shape, span
+    sums = np.empty((rows, width), np.float32)
+    out = Part(start_of(sums), 0, width)
     left = Part(bits_at(x), 0, depth)
-    right = Part(bits_at(weight), first * depth, depth)
+    right = moved(weights, first, 0)
     column = 0
     while column < width:
         # Few enough weights that they stay in the first cache while all rows pass.

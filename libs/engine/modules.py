@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as linear_of_many
 
 from engine.elementwise import GELU_TANH, SILU
+from engine.int8_modules import Int8GatedMLP, Int8Linear
 from engine.matmul import num_tiles
 from engine.program import Kind
+from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
@@ -110,6 +112,9 @@ class GatedMLP(nn.Module):
         return answer
 
 
+_OURS = Linear | RMSNorm | GatedMLP | Int8Linear | Int8GatedMLP
+
+
 def speed_up(model: nn.Module) -> Recorder:
     """Replace what can be replaced in a bound model of bfloat16, each kind on trial.
 
@@ -125,22 +130,33 @@ def speed_up(model: nn.Module) -> Recorder:
 
 def _candidates(module: nn.Module, recorder: Recorder) -> list[nn.Module]:
     """What might stand in for a module, by its looks."""
-    if isinstance(module, Linear | RMSNorm | GatedMLP):
+    if isinstance(module, _OURS):
         return []
     if type(module) is nn.Linear:
         return [Linear(module, recorder)]
+    if isinstance(module, QuantizedLinear):
+        return [Int8Linear(module, FEW_ROWS, recorder)]
     if type(module).__name__.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         parameters = list(module.parameters())
         if epsilon is not None and len(parameters) == 1:
             return [RMSNorm(parameters[0], epsilon, o, recorder) for o in (0.0, 1.0)]
-    children = dict(module.named_children())
-    if {"gate_proj", "up_proj", "down_proj"} <= children.keys() and all(
-        type(children[name]) is nn.Linear and children[name].bias is None
-        for name in ("gate_proj", "up_proj", "down_proj")
-    ):
-        return [GatedMLP(module, curve, recorder) for curve in (SILU, GELU_TANH)]
+    curves = SILU, GELU_TANH
+    projections = _projections(module)
+    if projections is nn.Linear:
+        return [GatedMLP(module, curve, recorder) for curve in curves]
+    if projections is QuantizedLinear:
+        return [Int8GatedMLP(module, curve, FEW_ROWS, recorder) for curve in curves]
     return []
+
+
+def _projections(module: nn.Module) -> type | None:
+    """Of what kind the three are, if it looks like a gated MLP without biases."""
+    names = "gate_proj", "up_proj", "down_proj"
+    found = [getattr(module, name, None) for name in names]
+    kinds = {type(projection) for projection in found}
+    plain = all(getattr(projection, "bias", 0) is None for projection in found)
+    return kinds.pop() if plain and len(kinds) == 1 else None
 
 
 def _rotated(

@@ -13,6 +13,7 @@ from numba import carray, prange
 
 from engine.atomics import current, fetch_add, relax, sched_yield
 from engine.compiled import compiled
+from engine.int8 import dequantize_row, gated_int8_tile, linear_int8_tile
 from engine.kernel import LayerBlocks, Rule, attend_tile, store_keys, store_values
 from engine.matmul import bits_at, gated_tile, linear_tile
 from engine.rows import add_row, gate_rows, normalize_row, rotate_token
@@ -34,9 +35,16 @@ class Kind(IntEnum):
     ATTEND = 6  # query, y, tokens, heads, k_head_dim, v_head_dim, k_offset, v_offset,
     #             kv_heads, window; scaling, softcap
     GATE = 7  # gate, up, y, rows, dim, curve
+    LINEAR_INT8 = 8  # x, weight, scale, bias, y, rows, inputs, outputs
+    GATED_LINEAR_INT8 = (
+        9  # x, gate, its scale, up, its scale, y, rows, inputs, outputs,
+    )
+    #                        curve
+    DEQUANTIZE = 10  # weight, scale, y, outputs, inputs
 
 
-_LINEAR, _GATED, _NORMALIZE, _ADD, _ROTATE, _STORE, _ATTEND, _GATE = map(int, Kind)
+_LINEAR, _GATED, _NORMALIZE, _ADD, _ROTATE, _STORE, _ATTEND, _GATE = range(8)
+_LINEAR_INT8, _GATED_INT8, _DEQUANTIZE = range(8, len(Kind))
 NUM_NUMBERS, NUM_CONSTANTS = 10, 2
 
 
@@ -125,6 +133,13 @@ def _do(program: Program, place: Place, operation: int, task: int) -> None:
         rotate_token(n[0], n[1], (n[2], n[3]), (n[4], n[5], n[6]), task)
     elif kind == _GATE:
         gate_rows(n[0], n[1], n[2], (n[3], n[4]), n[5], task)
+    elif kind == _LINEAR_INT8:
+        linear_int8_tile(n[0], (n[1], n[2]), n[3], n[4], (n[5], n[6], n[7]), task)
+    elif kind == _GATED_INT8:
+        gate, up, shape = (n[1], n[2]), (n[3], n[4]), (n[6], n[7], n[8])
+        gated_int8_tile(n[0], gate, up, n[5], shape, (n[9], task))
+    elif kind == _DEQUANTIZE:
+        dequantize_row(n[0], n[1], n[2], (n[3], n[4]), task)
     elif kind == _STORE:
         _store(n, place, task)
     elif kind == _ATTEND:

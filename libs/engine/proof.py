@@ -134,6 +134,11 @@ def prove_stand_ins(
         )
 
 
+def own_logits(loaded: Any, facts: ModelFacts) -> Tensor:
+    """What the model answers to the proof's prompts, computed by transformers on the CPU."""
+    return _whole(loaded, _prompts(facts), CPU.device)
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     """What goes wrong inside is the model's fault, in words."""

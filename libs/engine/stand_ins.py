@@ -26,9 +26,9 @@ def replace(model: nn.Module, candidates: Candidates) -> None:
 
 
 def is_bfloat16(module: nn.Module) -> bool:
-    """Whether it has parameters, all of that type."""
+    """Whether it computes in that type; int8 weights are for models that do."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
-    return dtypes == {torch.bfloat16}
+    return dtypes == {torch.bfloat16} or torch.int8 in dtypes
 
 
 def are_equal(found: Tensor, expected: Tensor) -> bool:

@@ -15,6 +15,7 @@ from engine.forward import Forward
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
 from engine.modules import speed_up
+from engine.quantization import expect_quantized
 from engine.skeleton import bind, skeleton, views
 from engine.tape import Tapes
 from engine.threads import Threads
@@ -50,7 +51,9 @@ class TransformerEngine:
         """
         geometry = memory.geometry
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
-        bind(model, views(memory.weights, memory.tensors))
+        tensors = views(memory.weights, memory.tensors)
+        expect_quantized(model, tensors)
+        bind(model, tensors)
         recorder = speed_up(model)
         assert isinstance(memory.blocks, memoryview), "the host's memory"
         blocks = KVBlocks.over(memory.blocks, geometry)

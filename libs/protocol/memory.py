@@ -27,6 +27,7 @@ from protocol.wire import Message
 ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
 
 DType = Literal["float32", "bfloat16"]
+Quantization = Literal["none", "int8"]  # of the weights of linear layers
 Device = Literal["cpu", "cuda"]
 Sharing = Literal["memfd", "vmm", "ipc"]  # how processes come to the same memory
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
@@ -90,6 +91,8 @@ class ModelFacts(Message):
     fingerprint: str  # of configuration and dtype: what makes two workers agree
     vocab_size: int
     max_position: int  # tokens that the model's positions reach
+    # What quantisation changes of the logits' norm, on the prompts of the proof.
+    quantization_error: float = 0.0
 
 
 class SegmentHandle(Message):

@@ -17,6 +17,11 @@ class DTypeName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class QuantizationName(StrEnum):
+    none = "none"
+    int8 = "int8"
+
+
 class EngineName(StrEnum):
     transformer = "transformer"
     counting = "counting"
@@ -77,6 +82,13 @@ Decode = Annotated[int, Option(min=1, max=64, help="Number of decode workers.")]
 KVBlocks = Annotated[int, Option(min=1, help="KV blocks that all sequences share.")]
 BlockSize = Annotated[int, Option(min=1, max=1024, help="Tokens in a KV block.")]
 DType = Annotated[DTypeName, Option(help="Of weights and KV blocks.")]
+Quantization = Annotated[
+    QuantizationName,
+    Option(
+        help="int8: smaller and faster weights of linear layers, and other answers; "
+        "with --dtype bfloat16, on the CPU."
+    ),
+]
 Device = Annotated[DeviceName, Option(help="Whose memory and cores: the pool's.")]
 CudaSharing = Annotated[
     SharingName, Option(help="How processes share the GPU's memory; see docs/gpu.md.")

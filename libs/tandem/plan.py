@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
@@ -43,6 +44,14 @@ class Workers:
     shares: int = 0  # percent of a GPU for prefill; 0: all of it for everyone
     paradigm: Paradigm = "semi"
     max_num_batched_tokens: int = 512  # of one step
+    quantization: str = "none"
+
+    def __post_init__(self) -> None:
+        asked = self.dtype, self.device
+        if self.quantization == "int8" and asked != ("bfloat16", "cpu"):
+            raise ConfigurationError(
+                "--quantization int8 needs --dtype bfloat16 and --device cpu"
+            )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,6 +125,7 @@ def _worker(options: Options) -> dict[str, object]:
     return {
         "model": options.model,
         "dtype": workers.dtype,
+        "quantization": workers.quantization,
         "engine": workers.engine,
         "threads": workers.threads,
         "device": workers.device,

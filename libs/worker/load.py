@@ -43,7 +43,11 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
     from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
 
     checkpoint = Checkpoint.read(
-        Path(settings.model), settings.dtype, block_size, settings.device
+        Path(settings.model),
+        settings.dtype,
+        block_size,
+        settings.device,
+        settings.quantization,
     )
     load = BeginLoad(
         facts=checkpoint.facts,

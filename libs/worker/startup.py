@@ -43,7 +43,9 @@ def model_fingerprint(settings: WorkerSettings) -> str:
     """What two workers must agree on to share weights and blocks."""
     if settings.engine == COUNTING:
         return COUNTING
-    return fingerprint(Path(settings.model), settings.dtype, settings.device)
+    return fingerprint(
+        Path(settings.model), settings.dtype, settings.device, settings.quantization
+    )
 
 
 async def attach(
@@ -133,6 +135,10 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
         attachment.blocks.view,
         attachment.geometry,
     )
+    if settings.quantization != "none":
+        # Of the logits' norm, against the weights as they were.
+        error = round(attachment.facts.quantization_error, 4)
+        logger.info("weights.quantized", to=settings.quantization, logits_error=error)
     build = _on_gpu if settings.device == "cuda" else _on_cpu
     return build(settings, memory, attachment.max_model_len)
 

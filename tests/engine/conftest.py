@@ -13,7 +13,7 @@ from small_models import BLOCK_SIZE, FAMILIES, GREEDY, NUM_BLOCKS, Sequences, sa
 from engine.checkpoint import Checkpoint
 from engine.memory import MappedMemory
 from engine.transformer import TransformerEngine
-from protocol.memory import DType
+from protocol.memory import DType, Quantization
 from protocol.sampling import SamplingParams
 
 
@@ -82,10 +82,12 @@ def memory_of() -> Callable[..., Memory]:
     """Load a model as the loader does, into memory of the test's own."""
 
     @cache
-    def read(path: Path, dtype: DType) -> Checkpoint:
-        return Checkpoint.read(path, dtype, BLOCK_SIZE)
+    def read(path: Path, dtype: DType, quantization: Quantization) -> Checkpoint:
+        return Checkpoint.read(path, dtype, BLOCK_SIZE, quantization=quantization)
 
-    return lambda path, dtype="float32": Memory(path, read(path, dtype))
+    return lambda path, dtype="float32", quantization="none": Memory(
+        path, read(path, dtype, quantization)
+    )
 
 
 @pytest.fixture(scope="session")

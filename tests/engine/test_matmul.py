@@ -126,16 +126,25 @@ def test_processors_without_pairs_compute_the_same(tmp_path: Path) -> None:
     """
     operands = {"x": normal(1, 11, 90), "weight": normal(2, 40, 90)}
     operands["bias"] = normal(3, 40)
-    save_file(operands, tmp_path / "operands")
+    integers = {"int8": operands["weight"].mul(40).to(torch.int8)}
+    integers["scale"] = torch.linspace(0.01, 0.1, 40)
+    save_file(operands | integers, tmp_path / "operands")
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from safetensors.torch import load_file, save_file
 from engine.emitter import multiplies_pairs
-from test_matmul import linear
+import test_int8, test_matmul
 assert not multiplies_pairs()
-y = linear(**load_file({str(tmp_path / "operands")!r}))
-save_file({{"y": y}}, {str(tmp_path / "answer")!r})
+x, weight, bias, int8, scale = map(
+    load_file({str(tmp_path / "operands")!r}).get,
+    ("x", "weight", "bias", "int8", "scale"),
+)
+answers = {{
+    "of bfloat16": test_matmul.linear(x, weight, bias),
+    "of int8": test_int8.linear(x, (int8, scale), bias),
+}}
+save_file(answers, {str(tmp_path / "answers")!r})
 """
     env = {
         **os.environ,
@@ -146,6 +155,8 @@ save_file({{"y": y}}, {str(tmp_path / "answer")!r})
 
     subprocess.run([sys.executable, "-c", program], env=env, check=True)
 
-    found = load_file(tmp_path / "answer")["y"]
+    found = load_file(tmp_path / "answers")
     x, weight, bias = (operand.double() for operand in operands.values())
-    assert_rounded(found, x @ weight.T + bias)
+    assert_rounded(found["of bfloat16"], x @ weight.T + bias)
+    int8, scale = (operand.double() for operand in integers.values())
+    assert_rounded(found["of int8"], x @ (int8 * scale[:, None]).T + bias)

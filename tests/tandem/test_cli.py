@@ -48,6 +48,10 @@ WRONG = {
     ),
     "no number": (["up", "--model", MODEL, "--kv-blocks", "many"], "'--kv-blocks'"),
     "a dtype": (["up", "--model", MODEL, "--dtype", "int4"], "'int4' is not one of"),
+    "int8 of float32": (
+        ["up", "--model", MODEL, "--quantization", "int8"],
+        "--quantization int8 needs --dtype bfloat16",
+    ),
     "a Redis URL": (["up", "--model", MODEL, "--redis-url", "here"], "Redis URL"),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),

@@ -135,3 +135,23 @@ def test_only_decode_workers_have_large_batches() -> None:
 
     assert environments["decode-2"]["TANDEM_MAX_NUM_SEQS"] == "4"
     assert "TANDEM_MAX_NUM_SEQS" not in environments["prefill-0"]
+
+
+def test_int8_reaches_every_worker() -> None:
+    """
+    All workers of a pool share weights, so all are told what these are.
+    """
+    workers = replace(OPTIONS.workers, dtype="bfloat16", quantization="int8")
+
+    environments = plan(replace(OPTIONS, workers=workers))
+
+    for name in ("prefill-0", "decode-2"):
+        assert environments[name]["TANDEM_DTYPE"] == "bfloat16"
+        assert environments[name]["TANDEM_QUANTIZATION"] == "int8"
+
+
+def test_nothing_is_quantized_unasked() -> None:
+    """
+    Workers of a mesh that nobody asked for int8 are told so.
+    """
+    assert plan(OPTIONS)["decode-2"]["TANDEM_QUANTIZATION"] == "none"

@@ -1,0 +1,100 @@
+"""Products of a few rows with int8 weights, and such weights as bfloat16 for many rows.
+
+A weight of output o is its int8 times the float32 scale of o. An int8 is a bfloat16
+exactly, so sums are those of bfloat16 weights (`engine.matmul`), and are scaled once.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+from numba.extending import intrinsic
+
+from engine.compiled import compiled
+from engine.elementwise import narrow
+from engine.matmul import TILE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.vectors import Part
+
+Array = Any
+# Outputs of one task: as many bytes as of bfloat16. What is asked for ahead at its end is
+# another thread's, so half as many outputs would read a third of the weights in vain.
+INT8_TILE = 2 * TILE
+
+
+def _pointer_to(element: Any) -> Any:
+    """A function from an address to a pointer to such elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = context.get_value_type(signature.return_type)
+        return builder.inttoptr(arguments[0], pointer)
+
+    @intrinsic
+    def call(typing: Any, address: Any) -> Any:
+        return types.CPointer(element)(types.int64), generate
+
+    return call
+
+
+_bytes_at, _floats_at = _pointer_to(types.int8), _pointer_to(types.float32)
+
+
+@compiled()
+def linear_int8_tile(
+    x: int,
+    weights: tuple[int, int],
+    bias: int,
+    y: int,
+    shape: tuple[int, int, int],
+    tile: int,
+) -> None:
+    """y = scale * (x @ weight.T) + bias of one tile; weights are (weight, scale).
+
+    By addresses: weight [outputs, inputs] int8, scale [outputs] float32; the others and
+    shape as of `linear_tile`.
+    """
+    span = span_of(tile, INT8_TILE, shape[2])
+    sums = _scaled_sums(x, weights, shape, span)
+    put_linear(sums, bias, y, shape, span)
+
+
+@compiled()
+def gated_int8_tile(
+    x: int,
+    gate: tuple[int, int],
+    up: tuple[int, int],
+    y: int,
+    shape: tuple[int, int, int],
+    curve_and_tile: tuple[int, int],
+) -> None:
+    """As `gated_tile`, each of gate and up as (weight, scale)."""
+    curve, tile = curve_and_tile
+    span = span_of(tile, INT8_TILE, shape[2])
+    gates = _scaled_sums(x, gate, shape, span)
+    ups = _scaled_sums(x, up, shape, span)
+    put_gated((gates, ups), y, shape, curve, span)
+
+
+@compiled()
+def dequantize_row(
+    weight: int, scale: int, y: int, shape: tuple[int, int], output: int
+) -> None:
+    """y = scale * weight of one output, rounded to bfloat16; shape (outputs, inputs)."""
+    source = carray(_bytes_at(weight), shape)[output]
+    factor = carray(_floats_at(scale), shape[0])[output]
+    values = np.empty(shape[1], np.float32)
+    for j in range(shape[1]):
+        values[j] = np.float32(source[j]) * factor
+    narrow(values, carray(bits_at(y), shape)[output])
+
+
+@compiled()
+def _scaled_sums(
+    x: int, of: tuple[int, int], shape: tuple[int, int, int], span: tuple[int, int]
+) -> Array:
+    (rows, depth, outputs), (first, width) = shape, span
+    sums = sums_of(x, Part(_bytes_at(of[0]), 0, depth), shape, span)
+    scales = carray(_floats_at(of[1]), outputs)[first : first + width]
+    for row in range(rows):
+        for j in range(width):
+            sums[row, j] *= scales[j]
+    return sums

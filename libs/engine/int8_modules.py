@@ -1,0 +1,87 @@
+"""Stand-ins over int8 weights: few rows read them as they lie, many as bfloat16 made anew.
+
+What takes the place of what is decided in `engine.modules`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear as linear_of_many
+
+from engine.int8 import INT8_TILE
+from engine.matmul import num_tiles
+from engine.program import Kind
+from engine.quantization import QuantizedLinear
+from engine.recorder import Recorder
+
+
+class Int8Linear(nn.Module):
+    """`QuantizedLinear`; for few rows each weight is read once."""
+
+    def __init__(self, of: QuantizedLinear, few_rows: int, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder, self._few_rows = recorder, few_rows
+        self.weight, self.weight_scale, self.bias = of.weight, of.weight_scale, of.bias
+        self._outputs, self._inputs = of.weight.shape
+        self._offsets = of.bias
+        if of.bias is None:
+            zeros = torch.zeros(self._outputs, dtype=torch.bfloat16)
+            self._offsets = nn.Parameter(zeros, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        num_rows = x.numel() // self._inputs
+        if num_rows > self._few_rows:
+            return linear_of_many(x, _widened(self, self._recorder), self.bias)
+        x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], self._outputs))
+        operands = x, self.weight, self.weight_scale, self._offsets, y
+        addresses = [operand.data_ptr() for operand in operands]
+        numbers = *addresses, num_rows, self._inputs, self._outputs
+        tasks = num_tiles(self._outputs, INT8_TILE)
+        self._recorder.do(Kind.LINEAR_INT8, tasks, numbers, (x,), (y,))
+        return y
+
+
+class Int8GatedMLP(nn.Module):
+    """`engine.modules.GatedMLP` over int8 weights."""
+
+    def __init__(self, of: Any, curve: int, few_rows: int, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder, self._few_rows = recorder, few_rows
+        self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
+        self.down_proj = of.down_proj
+        self._curve = curve
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] to the same."""
+        gate, up = self.gate_proj, self.up_proj
+        outputs, inputs = gate.weight.shape
+        num_rows = x.numel() // inputs
+        x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], outputs))
+        if num_rows <= self._few_rows:
+            weights = gate.weight, gate.weight_scale, up.weight, up.weight_scale
+            addresses = [operand.data_ptr() for operand in (x, *weights, y)]
+            numbers = *addresses, num_rows, inputs, outputs, self._curve
+            tasks = num_tiles(outputs, INT8_TILE)
+            self._recorder.do(Kind.GATED_LINEAR_INT8, tasks, numbers, (x,), (y,))
+        else:
+            gates, ups = gate(x), up(x)
+            sizes = num_rows, outputs, self._curve
+            addresses = [operand.data_ptr() for operand in (gates, ups, y)]
+            numbers = *addresses, *sizes
+            self._recorder.do(Kind.GATE, num_rows, numbers, (gates, ups), (y,))
+        answer: Tensor = self.down_proj(y)
+        return answer
+
+
+def _widened(layer: Int8Linear, recorder: Recorder) -> Tensor:
+    """The weights in bfloat16, for one product."""
+    outputs, inputs = layer.weight.shape
+    whole = torch.empty(outputs, inputs, dtype=torch.bfloat16)
+    operands = layer.weight, layer.weight_scale, whole
+    numbers = *(operand.data_ptr() for operand in operands), outputs, inputs
+    recorder.do(Kind.DEQUANTIZE, outputs, numbers, (), (whole,))
+    return whole
