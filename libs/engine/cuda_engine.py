@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, pack
+from engine.batch import pack
 from engine.configuration import read_configuration
 from engine.cuda import CudaAttention, DeviceBlocks, StepInputs
 from engine.cuda_modules import speed_up
@@ -119,23 +119,31 @@ class CudaEngine:
     def _step(
         self, chunks: Sequence[Chunk], blocks: DeviceBlocks
     ) -> list[Drawn | None]:
-        batch = pack(chunks, self._geometry.block_size, self._tile)
-        stream = self._lanes.stream(self._lane)
+        stream, graphs = self._lanes.stream(self._lane), self._graphs[self._lane]
         with torch.cuda.stream(stream), torch.inference_mode():
-            logits, greedy = self._logits(batch, blocks)
+            if blocks is self._blocks and graphs.suit(chunks):
+                logits, greedy = self._replayed(graphs, chunks)
+            else:
+                logits, greedy = self._computed(chunks, blocks)
             drawn = draw(logits, chunks, _Choice(greedy).sample)
         stream.synchronize()
         return drawn
 
-    def _logits(self, batch: Batch, blocks: DeviceBlocks) -> tuple[Tensor, Tensor]:
-        """Of the rows that are sampled, and the most likely token of each."""
-        graphs = self._graphs[self._lane]
-        if blocks is self._blocks and graphs.suits(batch):
-            logits, greedy = graphs.replay(batch)
-            if len(batch.last_rows) == len(logits):
-                return logits, greedy
-            rows = torch.from_numpy(batch.last_rows).to(self._device)
-            return logits[rows], greedy[rows]
+    def _replayed(
+        self, graphs: Graphs, chunks: Sequence[Chunk]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the rows that draw, and the most likely token of each."""
+        logits, greedy = graphs.replay(chunks)
+        drawing = [i for i, each in enumerate(chunks) if each.sample_index is not None]
+        if len(drawing) == len(chunks):
+            return logits, greedy
+        return logits[drawing], greedy[drawing]
+
+    def _computed(
+        self, chunks: Sequence[Chunk], blocks: DeviceBlocks
+    ) -> tuple[Tensor, Tensor]:
+        """The same, kernel by kernel."""
+        batch = pack(chunks, self._geometry.block_size, self._tile)
         inputs = StepInputs.upload(batch, self._device)
         logits = self._forward.run(
             inputs.token_ids.unsqueeze(0),

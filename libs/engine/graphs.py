@@ -5,14 +5,15 @@ see nothing. It also finds each row's most likely token, so that a greedy step b
 logits to the host. A graph keeps to the multiprocessors of the stream it was captured on.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, Ints
 from engine.cuda import DecodeAttention, DeviceBlocks
 from engine.forward import Forward
+from engine.interface import Chunk
 
 _WARM_UPS = 2  # compile the kernels, and let libraries make their workspaces
 _NOWHERE = -1  # a slot that nothing is written to
@@ -46,20 +47,20 @@ class Graphs:
         self.reason = ""  # why there are no graphs; empty while there are
         self._pool = torch.cuda.graph_pool_handle()
 
-    def suits(self, batch: Batch) -> bool:
-        """Whether the batch is one token of each of so many sequences at most."""
-        num_rows = len(batch.token_ids)
-        is_decode = num_rows == len(batch.block_tables)
-        return is_decode and num_rows <= self._buckets[-1] and not self.reason
+    def suit(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether they are one token of each of so many sequences at most."""
+        if len(chunks) > self._buckets[-1] or self.reason:
+            return False
+        return all(len(chunk.token_ids) == 1 for chunk in chunks)
 
-    def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def replay(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         """Logits [num_rows, vocab_size] and each row's most likely token [num_rows].
 
         Overwritten by the next replay.
         """
-        num_rows = len(batch.token_ids)
+        num_rows = len(chunks)
         bucket = next(size for size in self._buckets if size >= num_rows)
-        logits, tokens = self._graph(bucket).replay(batch)
+        logits, tokens = self._graph(bucket).replay(chunks)
         return logits[:num_rows], tokens[:num_rows]
 
     def capture_all(self) -> None:
@@ -77,7 +78,8 @@ class Graphs:
 
     def _graph(self, size: int) -> "Graph":
         if size not in self._graphs:
-            rows = Rows(size, self._width, self._blocks.memory.device)
+            block_size = self._blocks.layers[0].block_size
+            rows = Rows(size, self._width, block_size, self._blocks.memory.device)
             attention = rows.attention(self._blocks, self._num_sms)
             self._graphs[size] = Graph(self._forward, attention, rows, self._pool)
         return self._graphs[size]
@@ -86,44 +88,59 @@ class Graphs:
 class Rows:
     """The inputs of a step of so many rows, on the device and pinned on the host."""
 
-    def __init__(self, num_rows: int, table_width: int, device: torch.device) -> None:
-        self._staged = _pinned(4, num_rows)
-        self._staged_tables = _pinned(num_rows, table_width)
+    def __init__(
+        self, num_rows: int, table_width: int, block_size: int, device: torch.device
+    ) -> None:
+        self._block_size = block_size
+        self._staged = _staging(device, 4, num_rows)
+        self._staged_tables = _staging(device, num_rows, table_width)
         self._values = self._staged.numpy()
-        self._known_tables = self._staged_tables.numpy()
+        self._table_values = self._staged_tables.numpy()
+        # Of each row the table that it has there, and how many blocks of it.
+        self._known: list[tuple[Sequence[int], int]] = [((), 0)] * num_rows
         self._inputs = torch.zeros_like(self._staged, device=device)
-        self._tables = torch.zeros_like(self._staged_tables, device=device)
-        self.token_ids, self.positions, self._slots, self._lengths = self._inputs
-        self._slots.fill_(_NOWHERE)
+        self.tables = torch.zeros_like(self._staged_tables, device=device)
+        self.token_ids, self.positions, self.slots, self.lengths = self._inputs
+        self.slots.fill_(_NOWHERE)
         self.all = torch.arange(num_rows, device=device)
 
     def attention(self, blocks: DeviceBlocks, num_sms: int) -> DecodeAttention:
-        return DecodeAttention(
-            blocks, self._slots, self._tables, self._lengths, num_sms
-        )
+        return DecodeAttention(blocks, self.slots, self.tables, self.lengths, num_sms)
 
-    def take(self, batch: Batch) -> None:
-        """Send a batch; rows beyond it are padding. The last one must have arrived."""
-        num_rows = len(batch.token_ids)
-        values = self._values
+    def take(self, chunks: Sequence[Chunk]) -> None:
+        """Send chunks of one token; rows beyond them are padding.
+
+        What was sent the last time must have arrived.
+        """
+        num_rows, values = len(chunks), self._values
+        positions = [chunk.num_computed_tokens for chunk in chunks]
         values[:, num_rows:] = 0
         values[2, num_rows:] = _NOWHERE
-        values[0, :num_rows] = batch.token_ids
-        values[1, :num_rows] = batch.positions
-        values[2, :num_rows] = batch.slot_mapping
-        values[3, :num_rows] = batch.positions + 1
+        values[0, :num_rows] = [chunk.token_ids[0] for chunk in chunks]
+        values[1, :num_rows] = positions
+        values[2, :num_rows] = [self._slot(chunk) for chunk in chunks]
+        values[3, :num_rows] = values[1, :num_rows] + 1
         self._inputs.copy_(self._staged, non_blocking=True)
-        self._take_tables(batch.block_tables)
+        for row, chunk in enumerate(chunks):
+            self._take_table(row, chunk)
 
-    def _take_tables(self, tables: Ints) -> None:
-        """What changed since the last step: most often nothing, or one row."""
-        height, width = tables.shape
-        known = self._known_tables[:height, :width]
-        for row in (known != tables).any(axis=1).nonzero()[0].tolist():
-            known[row] = tables[row]
-            self._tables[row, :width].copy_(
-                self._staged_tables[row, :width], non_blocking=True
+    def _slot(self, chunk: Chunk) -> int:
+        block, offset = divmod(chunk.num_computed_tokens, self._block_size)
+        return chunk.block_table[block] * self._block_size + offset
+
+    def _take_table(self, row: int, chunk: Chunk) -> None:
+        """What it lacks of a sequence's table, which only ever grows."""
+        table, known = self._known[row]
+        if table is not chunk.block_table:
+            known = 0
+        needed = chunk.num_computed_tokens // self._block_size + 1
+        if known < needed:
+            new = slice(known, needed)
+            self._table_values[row, new] = chunk.block_table[new]
+            self.tables[row, new].copy_(
+                self._staged_tables[row, new], non_blocking=True
             )
+            self._known[row] = chunk.block_table, needed
 
 
 class Graph:
@@ -146,8 +163,8 @@ class Graph:
             with torch.cuda.graph(self._graph, pool=pool, stream=stream):
                 self._answer = _step(forward, attention, rows)
 
-    def replay(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        self._rows.take(batch)
+    def replay(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        self._rows.take(chunks)
         self._graph.replay()
         return self._answer
 
@@ -160,5 +177,6 @@ def _step(
     return logits, logits.argmax(dim=-1)
 
 
-def _pinned(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.int32, pin_memory=True)
+def _staging(device: torch.device, *shape: int) -> Tensor:
+    """On the host, where a GPU's copies can read it while the host goes on."""
+    return torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
