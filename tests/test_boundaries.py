@@ -18,7 +18,7 @@ ALLOWED = {
     "engine": {"protocol", "device"},
     "worker": {"mesh", "protocol", "device", "kv", "engine"},
     "bench": {"mesh"},
-    "tandem": {"mesh", "protocol", "bench"},
+    "tandem": {"mesh", "protocol", "device", "bench"},
     "gateway": {"mesh", "protocol"},
     "kvstore": {"mesh", "protocol", "kv"},
     "prefill": {"mesh", "worker"},

@@ -30,7 +30,7 @@ def up(
     paradigm: of.Paradigm = of.ParadigmName.semi,
     prefill: of.Prefill = None,
     decode: of.Decode = 1,
-    kv_blocks: of.KVBlocks = 2048,
+    kv_blocks: of.KVBlocks = 0,
     block_size: of.BlockSize = 16,
     dtype: of.DType = of.DTypeName.float32,
     quantization: of.Quantization = of.QuantizationName.none,

@@ -79,7 +79,14 @@ Prefill = Annotated[
     ),
 ]
 Decode = Annotated[int, Option(min=1, max=64, help="Number of decode workers.")]
-KVBlocks = Annotated[int, Option(min=1, help="KV blocks that all sequences share.")]
+KVBlocks = Annotated[
+    int,
+    Option(
+        min=0,
+        help="KV blocks that all sequences share.",
+        show_default="2048, or what a GPU has left",
+    ),
+]
 BlockSize = Annotated[int, Option(min=1, max=1024, help="Tokens in a KV block.")]
 DType = Annotated[DTypeName, Option(help="Of weights and KV blocks.")]
 Quantization = Annotated[

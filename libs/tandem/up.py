@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 from rich.console import Console
 
+from device.mps import Mps, NoDaemon, look, own_daemon
 from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
 from tandem import plan, rundir
@@ -31,7 +32,7 @@ def check_environment() -> None:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
 
 
-def check_paradigm(paradigm: plan.Paradigm, prefill: int | None, shares: int) -> None:
+def check_paradigm(paradigm: str, prefill: int | None, shares: int) -> None:
     """ConfigurationError names an option that means nothing where phases are fused."""
     if paradigm == "fused" and prefill:
         raise ConfigurationError("fused has no --prefill: --decode counts its workers")
@@ -43,7 +44,28 @@ def run(options: plan.Options) -> None:
     """Run a mesh until SIGINT or SIGTERM; ConfigurationError (in a group) if it cannot."""
     if options.redis_url:
         check_url(options.redis_url)
-    asyncio.run(_until_signal(options))
+    with ExitStack() as stack:
+        if options.workers.device == "cuda" and options.workers.shares:
+            stack.enter_context(mps_daemon())
+        asyncio.run(_until_signal(options))
+
+
+@contextmanager
+def mps_daemon(
+    look: Callable[[], Mps] = look,
+    own_daemon: Callable[[], AbstractContextManager[dict[str, str]]] = own_daemon,
+) -> Iterator[None]:
+    """While inside, services find an MPS daemon: one of our own where there is none.
+
+    Processes on two parts of a GPU run at the same time only as its clients.
+    """
+    with ExitStack() as stack:
+        if not look().is_reachable:
+            try:
+                os.environ |= stack.enter_context(own_daemon())
+            except NoDaemon as error:
+                _tell(f"the GPU is not split: {error}")
+        yield
 
 
 async def _until_signal(options: plan.Options) -> None:
