@@ -65,6 +65,18 @@ SHAPES: dict[str, PreTrainedConfig] = {
         tie_word_embeddings=False,
         rope_parameters=ROPE,
     ),
+    "llama-3.2-3b": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=28,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131_072,
+        tie_word_embeddings=True,
+        rope_parameters=ROPE,
+    ),
     "qwen3-0.6b": Qwen3Config(
         vocab_size=151_936,
         hidden_size=1024,

@@ -73,10 +73,10 @@ def make(shape: str, out: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(out)
-    _tokenizer(config.vocab_size).save_pretrained(out)
+    tokenizer_of(config.vocab_size).save_pretrained(out)
 
 
-def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+def tokenizer_of(vocab_size: int) -> PreTrainedTokenizerFast:
     words = {str(number): number for number in range(len(SPECIAL), vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(SPECIAL | words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
