@@ -58,7 +58,7 @@ bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on
 	$(BIN)/python bench/compare.py $(ARGS)
 
 test-gpu: install ## On a GPU: kernels, sharing, splits, the engine, a mesh that is killed, figures.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[cuda]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cuda]'
 	$(BIN)/python -m pytest tests/gpu tests/engine/test_triton_attention.py \
 	  tests/engine/test_triton_rows.py tests/engine/test_triton_linear.py \
 	  tests/engine/test_device_sampler.py tests/engine/test_cuda.py $(ARGS)

@@ -52,7 +52,7 @@ def driver() -> Driver:
         from cuda.bindings import driver as bindings
     except ImportError:
         raise NoDevice(
-            "cuda-bindings is not installed: pip install '.[cuda]'"
+            "cuda-bindings is not installed: pip install --editable '.[cuda]'"
         ) from None
     try:
         found = Driver(bindings)

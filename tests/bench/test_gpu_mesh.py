@@ -4,42 +4,51 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--device", "cpu", "--dtype", "float32", "--streams", "2", "--rate", "3"]
 SMALL += ["--prompt-tokens", "100", "--vocab-size", "500", "--seconds", "1.5"]
 
 
-def compared(*options: str) -> list[dict[str, object]]:
+@pytest.fixture(scope="module")
+def compared() -> dict[str, dict[str, Any]]:
+    """Figures by system; the first one cannot start where there is no MPS."""
     model = ROOT / "models" / "stories260K"
     command = [sys.executable, str(ROOT / "bench" / "gpu_mesh.py"), "--json"]
+    systems = ["--systems", "semi-mps", "semi", "fused-512"]
     done = subprocess.run(
-        [*command, "--model", str(model), *SMALL, *options],
+        [*command, "--model", str(model), *SMALL, *systems],
         capture_output=True,
         text=True,
         check=True,
     )
-    return list(json.loads(done.stdout))
+    return {figures["system"]: figures for figures in json.loads(done.stdout)}
 
 
-def test_each_system_is_measured_under_the_same_load() -> None:
+@pytest.mark.parametrize("system", ["semi", "fused-512"])
+def test_each_system_is_measured_under_the_same_load(
+    system: str, compared: dict[str, dict[str, Any]]
+) -> None:
     """
     Streams and prompts are answered by semi-PD and by fused serving alike.
     """
-    semi, fused = compared("--systems", "semi", "fused-512")
+    figures = compared[system]
 
-    for figures in (semi, fused):
-        assert figures["error"] == ""
-        assert figures["num_prompts"] == 4
-        assert 0 < figures["itl_p50"] <= figures["itl_p99"]
-        assert figures["ttft_p50"] > 0
+    assert figures["error"] == ""
+    assert figures["num_prompts"] == 4
+    assert 0 < figures["itl_p50"] <= figures["itl_p99"]
+    assert figures["ttft_p50"] > 0
 
 
-def test_a_system_that_fails_leaves_the_others_measured() -> None:
+def test_a_system_that_fails_leaves_the_others_measured(
+    compared: dict[str, dict[str, Any]],
+) -> None:
     """
     Why it failed takes the place of its figures.
     """
-    broken, works = compared("--systems", "semi-mps", "semi")
+    broken = compared["semi-mps"]
 
-    assert "is not on this machine" in str(broken["error"])
-    assert works["error"] == ""
+    assert "is not on this machine" in broken["error"]
