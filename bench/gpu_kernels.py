@@ -2,7 +2,8 @@
 
 Decode attention as bytes of K and V read per second beside a plain copy's; prompts as
 arithmetic per second beside torch's own attention over contiguous memory; norm, gate,
-rotation and store as bytes per second; sampling as bytes of logits per second, the kernel
+rotation and store as bytes per second; products of few rows as bytes of the weight per
+second, torch's and ours, and which is chosen; sampling as bytes of logits per second, the kernel
 alone and the whole of it from parameters to tokens on the host. Where constants could be others, these too:
 `rows x keys, warps, stages`, and for decode the number of ranges of keys.
 
@@ -17,6 +18,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from triton.testing import do_bench
 
 from engine.attention import ScoreRule
 from engine.device_sampler import Table, choose, sample
+from engine.products import Gated, Product, Sum
 from engine.triton_attention import (
     LayerMemory,
     Tiling,
@@ -37,6 +40,8 @@ from engine.triton_attention import (
     tiling_of_decode,
     tiling_of_tiles,
 )
+from engine.triton_linear import ROWS, TILINGS, fastest, seconds
+from engine.triton_linear import Tiling as LinearTiling
 from engine.triton_rows import gate, rms_norm, rotate
 from protocol.memory import LayerGeometry
 from protocol.sampling import SamplingParams
@@ -88,6 +93,25 @@ SAMPLED = {
     "top_p 0.9": SamplingParams(max_tokens=1, temperature=0.8, top_p=0.9),
     "top_k 40": SamplingParams(max_tokens=1, temperature=0.8, top_k=40),
 }
+
+
+# Names of products, how they are made of a weight, and its shape.
+LINEARS: tuple[tuple[str, Callable[[Tensor], Product], int, int], ...] = (
+    ("q, k, v", Product, (HEADS + 2 * KV_HEADS) * DIM, HIDDEN),
+    ("o, added", Sum, HIDDEN, HEADS * DIM),
+    ("gate and up", lambda weight: Gated(weight, "silu"), 2 * INTERMEDIATE, HIDDEN),
+    ("down, added", Sum, HIDDEN, INTERMEDIATE),
+    ("lm_head", Product, VOCAB_SIZE, HIDDEN),
+)
+# Beside those that are chosen from; for one row.
+OTHER_LINEAR_TILINGS = (
+    LinearTiling(4, 512, 2),
+    LinearTiling(8, 1024, 4),
+    LinearTiling(2, 4096, 8),
+    LinearTiling(4, 4096, 8),
+)
+LINEAR_CALLS_BYTES = 8 * 10**9  # about two milliseconds
+MAX_LINEAR_CALLS = 64
 
 
 @dataclass(frozen=True)
@@ -291,12 +315,53 @@ def sampler_of(
         yield Measurement(kernel, shape, name, time * 1e3, rate, "GB/s")
 
 
+def linears(copy: float) -> Iterator[Measurement]:
+    for name, made, outputs, inputs in LINEARS:
+        num_weights = -(-2 * COLD_BYTES // (2 * outputs * inputs))
+        weights = [normal(outputs, inputs) * 0.02 for _ in range(num_weights)]
+        products = [made(weight) for weight in weights]
+        for num_rows in ROWS:
+            yield from linear_of(products, name, num_rows, copy)
+
+
+def linear_of(
+    products: Sequence[Product], name: str, num_rows: int, copy: float
+) -> Iterator[Measurement]:
+    """By torch, by each tiling, and by what is chosen."""
+    operands, num_bytes = products[0].operands(num_rows), products[0].weight.nbytes
+    num_calls = max(1, min(MAX_LINEAR_CALLS, LINEAR_CALLS_BYTES // num_bytes))
+    turns = islice(cycle(products), num_calls)
+    acts = [lambda tiling, each=each: each.by(tiling, *operands) for each in turns]
+    tilings = [each for each in TILINGS if each.outputs > 1 or name != "gate and up"]
+    others = OTHER_LINEAR_TILINGS if num_rows == 1 else ()
+    by_name: dict[str, LinearTiling | None] = {"torch": None}
+    for each in (*tilings, *others):
+        by_name[f"{each.outputs}x{each.inputs}, {each.num_warps}"] = each
+    with torch.inference_mode():
+        best = fastest(acts, tilings)
+        for constants, tiling in by_name.items():
+            time = seconds(acts, tiling)
+            rate = num_bytes / time
+            chosen = ", chosen" if tiling == best else ""
+            yield Measurement(
+                f"linear {name}",
+                f"{num_rows} x {len(products[0].weight)} x {operands[0].shape[1]}",
+                constants + chosen,
+                time * 1e6,
+                rate / 1e9,
+                "GB/s",
+                rate / copy,
+            )
+
+
 def measurements(only: str | None) -> Iterator[Measurement]:
     copy = copy_rate()
     yield Measurement("copy", "1 GB", "", 2e15 / copy, copy / 1e9, "GB/s", 1.0)
     if only in (None, "rows"):
         for num_tokens in (1, 64, 8192):
             yield from rows(num_tokens, copy)
+    if only in (None, "linear"):
+        yield from linears(copy)
     if only in (None, "sampler"):
         yield from samplers()
     if only in (None, "prompt"):
@@ -308,7 +373,9 @@ def measurements(only: str | None) -> Iterator[Measurement]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="a JSON object per line")
-    parser.add_argument("--only", choices=("rows", "sampler", "prompt", "decode"))
+    parser.add_argument(
+        "--only", choices=("rows", "linear", "sampler", "prompt", "decode")
+    )
     arguments = parser.parse_args()
     for one in measurements(arguments.only):
         if arguments.json:

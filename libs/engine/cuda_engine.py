@@ -20,6 +20,7 @@ from engine.memory import MappedMemory
 from engine.partition import Lanes
 from engine.skeleton import bind, skeleton, views
 from engine.triton_attention import tile_tokens
+from engine.triton_linear import ROWS
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
 
@@ -69,7 +70,7 @@ class CudaEngine:
         config = read_configuration(path)
         model = skeleton(config, getattr(torch, geometry.dtype))
         bind(model, views(memory.weights, memory.tensors))
-        speed_up(model)
+        speed_up(model, ROWS if limits.decodes else ())
         blocks = DeviceBlocks.over(memory.blocks, geometry)
         forward = Forward(model, blocks.memory.device)
         width = geometry.num_blocks(limits.max_model_len)

@@ -8,20 +8,22 @@ rotary embedding are one kernel each. In bfloat16 only, each kind on trial
 
 from collections.abc import Sequence
 from inspect import unwrap
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from engine.products import Gated, Product, Sum, choose_tilings
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
+from engine.triton_linear import Activation
 from engine.triton_rows import gate, rms_norm, rotate
 
-Activation = Literal["silu", "gelu_tanh"]
 _ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu_tanh")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
+_ALONE = ("o_proj", "down_proj", "lm_head")
 
 
 class RMSNorm(nn.Module):
@@ -45,7 +47,8 @@ class GatedMLP(nn.Module):
         self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
         self.down_proj = of.down_proj
         self._activation: Activation = activation
-        self._both = spanning([of.gate_proj.weight, of.up_proj.weight])
+        both = spanning([of.gate_proj.weight, of.up_proj.weight])
+        self._both = None if both is None else Gated(both, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same."""
@@ -55,17 +58,16 @@ class GatedMLP(nn.Module):
     def gated(self, x: Tensor) -> Tensor:
         """What `down_proj` reads: [..., hidden] to [..., intermediate]."""
         if self._both is None:
-            gates, ups = self.gate_proj(x), self.up_proj(x)
-        else:
-            gates, ups = linear(x, self._both).chunk(2, dim=-1)
-        return gate(gates, ups, self._activation)
+            return gate(self.gate_proj(x), self.up_proj(x), self._activation)
+        answer: Tensor = self._both(x)
+        return answer
 
 
 class _Joined:
     """Projections of one input as one product, kept until the last has its part."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, sizes: list[int]) -> None:
-        self._weight, self._bias = weight, bias
+    def __init__(self, product: Product, sizes: list[int]) -> None:
+        self._product = product
         self._sizes = sizes
         self._input: Tensor | None = None
         self._parts: Sequence[Tensor] = ()
@@ -73,7 +75,7 @@ class _Joined:
     def part(self, index: int, x: Tensor) -> Tensor:
         if x is not self._input:
             self._input = x
-            self._parts = linear(x, self._weight, self._bias).split(self._sizes, -1)
+            self._parts = self._product(x).split(self._sizes, -1)
         part = self._parts[index]
         if index == len(self._sizes) - 1:
             self._input, self._parts = None, ()
@@ -93,14 +95,20 @@ class Part(nn.Module):
         return self._joined.part(self._index, x)
 
 
-def speed_up(model: nn.Module) -> None:
-    """Replace what can be replaced in a bound model of bfloat16, each kind on trial."""
+def speed_up(model: nn.Module, few_rows: Sequence[int] = ()) -> None:
+    """Replace what can be replaced in a bound model of bfloat16, each kind on trial.
+
+    For `few_rows`, of `triton_linear.ROWS`, products are measured and the fastest taken.
+    """
     replace(model, _candidates)
-    for module in model.modules():
+    for module in list(model.modules()):
         if is_bfloat16(module):
             _join_projections(module)
             replace_rotary(module, _rotated)
             _join_residuals(module)
+            _replace_products(module)
+    with torch.inference_mode():
+        choose_tilings(model, few_rows)
 
 
 def spanning(tensors: Sequence[Tensor]) -> Tensor | None:
@@ -135,7 +143,8 @@ def _join_projections(module: nn.Module) -> None:
     bias = spanning(biases) if len(biases) == len(linears) else None
     if weight is None or (biases and bias is None):
         return
-    joined = _Joined(weight, bias, [each.out_features for each in linears])
+    module.projections = Product(weight, bias)
+    joined = _Joined(module.projections, [each.out_features for each in linears])
     for index, (name, each) in enumerate(zip(_ATTENTION, linears, strict=True)):
         setattr(module, name, Part(each, joined, index).eval())
 
@@ -152,17 +161,25 @@ def _join_residuals(layer: nn.Module) -> None:
     if type(output) is not nn.Linear or output.bias is not None:
         return
     attention.o_proj = nn.Identity()
-    out, down = output.weight.t(), mlp.down_proj.weight.t()
+    out, down = Sum(output.weight).eval(), Sum(mlp.down_proj.weight).eval()
+    layer.output_sum, mlp.down_proj = out, down  # mlp itself is no longer called
     normalised, normalised_again = layer.input_layernorm, layer.post_attention_layernorm
 
     def added(hidden_states: Tensor, **arguments: Any) -> Tensor:
         stream = hidden_states[0]
         attended, _ = attention(hidden_states=normalised(hidden_states), **arguments)
-        stream.addmm_(attended[0], out)
-        stream.addmm_(mlp.gated(normalised_again(hidden_states))[0], down)
+        out(attended[0], stream)
+        down(mlp.gated(normalised_again(hidden_states))[0], stream)
         return hidden_states
 
     layer.forward = added
+
+
+def _replace_products(module: nn.Module) -> None:
+    """Let few rows of what is left take a kernel too."""
+    for name, each in list(module.named_children()):
+        if name in _ALONE and type(each) is nn.Linear and each.weight.is_contiguous():
+            setattr(module, name, Product(each.weight, each.bias).eval())
 
 
 def _is_llama_s(layer: nn.Module) -> bool:
