@@ -14,43 +14,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import aiohttp
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from bench.client import Client, connected
-from bench.load import closed_loop, open_loop
-from bench.measures import Outcome, quantile
-from bench.workload import Planned, fixed, poisson
+from bench.measures import quantile
+from bench.mixed import Mix, Seen, drive
 from device.mps import NoDaemon, own_daemon
 from gpu import SHAPES
 from models import SPECIAL, tokenizer_of
 
 READY_SECONDS = 180
 STOP_SECONDS = 30
-ANSWER_SECONDS = 120
+WARM_SECONDS = 2.0  # kernels of every kind of step are compiled
+UNDER_MPS = ("semi-split", "semi-mps")
 SYSTEMS = ("semi-split", "semi-mps", "semi", "fused-512", "fused-2048")
 
+FAILURES = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    NoDaemon,
+    aiohttp.ClientError,
+    subprocess.SubprocessError,
+)
+
 console = Console(stderr=True, highlight=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What every system gets."""
-
-    num_streams: int
-    num_prompt_tokens: int  # of the prompts that arrive
-    rate: float  # prompts per second
-    seconds: float
-    vocab_size: int
-    of_streams: tuple[int, int] = (256, 256)  # tokens of prompt and answer
-    num_output_tokens: int = 16  # of the prompts that arrive
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,21 @@ class Figures:
     itl_p99: float = 0.0
     itl_p99_alone: float = 0.0  # the streams without prompts
     tokens_per_second: float = 0.0  # of the streams
+    tokens_per_second_alone: float = 0.0
     ttft_p50: float = 0.0  # of the prompts
     ttft_p99: float = 0.0
-    num_prompts: int = 0
+    num_prompts: int = 0  # answered
+    num_failed: int = 0
+    in_force: str = ""  # what the workers say of MPS and of their part of the GPU
     error: str = ""
 
 
-def make_model(shape: str, folder: Path) -> None:
-    """Random weights, made on the GPU, as a checkpoint on disk."""
+def make_model(shape: str, folder: Path, device: str) -> None:
+    """Random weights, made on that device, as a checkpoint on disk."""
     config = SHAPES[shape]
     config.bos_token_id, config.eos_token_id = SPECIAL["<s>"], SPECIAL["</s>"]
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer_of(config.vocab_size).save_pretrained(folder)
@@ -96,121 +99,142 @@ def environment_of(system: str) -> AbstractContextManager[dict[str, str] | None]
 
 
 @contextmanager
-def running(system: str, options: list[str]) -> Iterator[str]:
-    """The URL of a mesh that runs while inside."""
-    with tempfile.TemporaryDirectory() as run_dir, environment_of(system) as env:
+def running(system: str, options: list[str]) -> Iterator[tuple[str, str]]:
+    """The URL of a mesh that runs while inside, and what is in force there."""
+    with tempfile.TemporaryDirectory() as folder, environment_of(system) as env:
         command = [sys.executable, "-m", "tandem", "up", "--port", "0"]
-        command += ["--run-dir", run_dir, *options, *options_of(system)]
-        with subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as mesh:
+        command += ["--run-dir", folder, "--log-format", "json"]
+        command += [*options, *options_of(system)]
+        said = Path(folder) / "said"
+        with (
+            said.open("w") as stderr,
+            subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True
+            ) as mesh,
+        ):
             try:
-                yield _url(mesh)
+                url = _url(mesh, said)
+                yield url, in_force(system, Path(folder) / "logs")
             finally:
                 mesh.terminate()
-                mesh.communicate(timeout=STOP_SECONDS)
+                try:
+                    mesh.communicate(timeout=STOP_SECONDS)
+                finally:
+                    mesh.kill()  # nothing, if it has ended
 
 
-def _url(mesh: "subprocess.Popen[str]") -> str:
+def _url(mesh: "subprocess.Popen[str]", said: Path) -> str:
     assert mesh.stdout
+    timer = Timer(READY_SECONDS, mesh.terminate)
+    timer.start()
     line = mesh.stdout.readline()
+    timer.cancel()
     if not line.startswith("ready "):
-        assert mesh.stderr
-        raise RuntimeError(f"it did not start: {mesh.stderr.read()[-500:]}")
+        raise RuntimeError(f"it did not start: {said.read_text()[-500:]}")
     return line.split()[1]
 
 
-async def measured(system: str, url: str, load: Load) -> Figures:
-    async with connected(url, "", ANSWER_SECONDS) as client:
-        await drive(client, load, "warm", seconds=1.5, rate=max(load.rate, 1.0))
-        alone, _ = await drive(client, load, "alone", seconds=load.seconds / 3)
-        streams, prompts = await drive(client, load, "both", load.seconds, load.rate)
-    for outcome in (*streams, *prompts):
-        if outcome.error:
-            raise RuntimeError(outcome.error)
-    itls, ttfts = _itls(streams), sorted(1000 * each.ttft for each in prompts)
-    first = min(each.sent for each in streams)
-    last = max(each.times[-1] for each in streams)
-    num_tokens = sum(each.num_output_tokens for each in streams)
+def in_force(system: str, logs: Path) -> str:
+    """RuntimeError where a system would not be what its name says."""
+    lines = [
+        (path.stem, line)
+        for path in sorted(logs.glob("*-0.log"))
+        for line in path.read_text().splitlines()
+        if '"gpu.shares"' in line
+    ]
+    parts = []
+    for name, line in lines:
+        event = json.loads(line)
+        sms = "/".join(map(str, event["sizes"].values()))
+        parts.append(f"{name}: {event['mode']} {sms}, MPS {event['mps']}")
+        is_split = event["mode"] == "green"
+        if is_split != (system == "semi-split"):
+            raise RuntimeError(f"{parts[-1]}: {event['reason']}")
+        if system in UNDER_MPS and event["mps"] != "reachable":
+            raise RuntimeError(parts[-1])
+    return "; ".join(parts)
+
+
+async def measured(system: str, url: str, mix: Mix) -> Figures:
+    warm_rate = max(mix.rate, 2 / WARM_SECONDS)
+    await drive(url, replace(mix, seed="warm", seconds=WARM_SECONDS, rate=warm_rate))
+    alone = await drive(
+        url, replace(mix, seed="alone", seconds=mix.seconds / 3, rate=0.0)
+    )
+    both = await drive(url, mix)
+    answered = [each for each in both.prompts if each.is_answered]
+    if not answered:
+        raise RuntimeError(f"no prompt was answered: {both.prompts[:1]}")
+    itls, ttfts = _itls(both), sorted(1000 * each.ttft for each in answered)
     return Figures(
         system,
         itl_p50=quantile(itls, 0.5),
         itl_p99=quantile(itls, 0.99),
         itl_p99_alone=quantile(_itls(alone), 0.99),
-        tokens_per_second=num_tokens / (last - first),
+        tokens_per_second=both.tokens_per_second,
+        tokens_per_second_alone=alone.tokens_per_second,
         ttft_p50=quantile(ttfts, 0.5),
         ttft_p99=quantile(ttfts, 0.99),
-        num_prompts=len(prompts),
+        num_prompts=len(answered),
+        num_failed=len(both.prompts) - len(answered),
     )
 
 
-async def drive(
-    client: Client, load: Load, seed: str, seconds: float, rate: float = 0.0
-) -> tuple[list[Outcome], list[Outcome]]:
-    """What became of the streams, and of the prompts that arrived among them."""
-    ended = time.monotonic() + seconds
-    count = int(rate * seconds)
-    planned = fixed(
-        count,
-        load.num_prompt_tokens,
-        load.num_output_tokens,
-        load.vocab_size,
-        f"{seed} prompts",
-    )
-    streams, prompts = await asyncio.gather(
-        closed_loop(_until(ended, load, seed), client.ask, load.num_streams),
-        open_loop(poisson(planned, rate or 1.0, seed), client.ask),
-    )
-    return streams, prompts
+def _itls(seen: Seen) -> list[float]:
+    """In order, in milliseconds."""
+    failed = {each.error for each in seen.streams if each.error}
+    if failed or not seen.itls:
+        raise RuntimeError(f"no stream went on: {' '.join(failed)}")
+    return sorted(1000 * itl for itl in seen.itls)
 
 
-def _until(ended: float, load: Load, seed: str) -> Iterator[Planned]:
-    """Requests of the streams, for as long as the time lasts."""
-    many = 100 * load.num_streams
-    for planned in fixed(many, *load.of_streams, load.vocab_size, f"{seed} streams"):
-        if time.monotonic() > ended:
-            return
-        yield planned
-
-
-def _itls(outcomes: list[Outcome]) -> list[float]:
-    return sorted(1000 * itl for each in outcomes for itl in each.itls)
-
-
-def figures_of(system: str, options: list[str], load: Load) -> Figures:
+def figures_of(system: str, options: list[str], mix: Mix) -> Figures:
     """A system that fails says why, and the others go on."""
-    console.print(f"{system} starts", markup=False)
+    began = time.monotonic()
+
+    def tell(news: str) -> None:
+        passed = time.monotonic() - began
+        console.print(f"{system} {news} {passed:.0f} s", markup=False, soft_wrap=True)
+
     try:
-        with running(system, options) as url:
-            console.print(f"{system} runs", markup=False)
-            return asyncio.run(measured(system, url, load))
-    except (RuntimeError, OSError, NoDaemon, subprocess.SubprocessError) as error:
-        return Figures(system, error=" ".join(str(error).split()))
+        with running(system, options) as (url, in_force):
+            tell(f"is ready after [{in_force}]")
+            figures = asyncio.run(measured(system, url, mix))
+        figures = replace(figures, in_force=in_force)
+    except FAILURES as error:
+        figures = Figures(
+            system, error=" ".join(f"{type(error).__name__}: {error}".split())
+        )
+    tell(f"{asdict(figures)}, done after")
+    return figures
 
 
 def show(all_figures: list[Figures], title: str) -> None:
-    names = "ITL p50", "p99", "alone p99", "tokens/s", "TTFT p50", "p99", "prompts"
-    table = Table("system", *names)
+    names = "ITL p50", "p99", "alone p99", "tokens/s", "alone", "TTFT p50", "p99"
+    table = Table("system", *names, "prompts", "in force")
     table.title = title
     for each in all_figures:
         if each.error:
-            table.add_row(each.system, each.error[:200])
+            table.add_row(each.system, *(len(names) + 1) * [""], each.error[:200])
             continue
-        values: list[Any] = list(asdict(each).values())[1:7]
+        values: list[Any] = list(asdict(each).values())[1:8]
         cells = (f"{value:.1f}" for value in values)
-        table.add_row(each.system, *cells, str(each.num_prompts))
-    Console().print(table)
+        answered = f"{each.num_prompts}/{each.num_prompts + each.num_failed}"
+        table.add_row(each.system, *cells, answered, each.in_force)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.2-3b")
-    parser.add_argument("--model", type=Path, help="instead of random weights")
+    parser.add_argument("--model", type=Path, help="made there, if it is not there yet")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 1024])
     parser.add_argument("--prompt-tokens", type=int, default=4096)
+    parser.add_argument("--prompt-output", type=int, default=16)
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--vocab-size", type=int, default=100_000)
@@ -221,17 +245,25 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     given = parsed()
-    load = Load(
-        given.streams, given.prompt_tokens, given.rate, given.seconds, given.vocab_size
+    mix = Mix(
+        num_streams=given.streams,
+        of_streams=(given.stream_tokens[0], given.stream_tokens[1]),
+        of_prompts=(given.prompt_tokens, given.prompt_output),
+        rate=given.rate,
+        seconds=given.seconds,
+        vocab_size=given.vocab_size,
+        seed="both",
     )
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or Path(folder)
-        if not given.model:
-            make_model(given.shape, model)
+        if not (model / "config.json").exists():
+            # In a process of its own, whose memory on the GPU ends with it.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                process.submit(make_model, given.shape, model, given.device).result()
         options = ["--model", str(model), "--device", given.device]
         options += ["--dtype", given.dtype, "--max-num-seqs", str(2 * given.streams)]
         options += given.options.split()
-        all_figures = [figures_of(each, options, load) for each in given.systems]
+        all_figures = [figures_of(each, options, mix) for each in given.systems]
     if given.json:
         print(json.dumps([asdict(each) for each in all_figures], indent=2))
     else:

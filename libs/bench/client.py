@@ -24,6 +24,14 @@ class Client:
         self._http = http
         self._model = model
         self._is_plain = is_plain
+        self._open: set[aiohttp.ClientResponse] = set()
+        self._has_hung_up = False
+
+    def hang_up(self) -> None:
+        """End what is still being answered, now: with an error, and what came so far."""
+        self._has_hung_up = True
+        for response in self._open:
+            response.close()
 
     async def ask(self, planned: Planned) -> Outcome:
         """The answer's pieces by their times; never fails."""
@@ -52,10 +60,16 @@ class Client:
         async with self._http.post("/v1/completions", json=body) as response:
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}: {await response.text()}")
-            async for line in response.content:
-                event = line.strip()
-                if event.startswith(DATA) and not event.endswith(DONE):
-                    yield _chunk(event.removeprefix(DATA))
+            if self._has_hung_up:
+                raise ValueError("hung up")
+            self._open.add(response)
+            try:
+                async for line in response.content:
+                    event = line.strip()
+                    if event.startswith(DATA) and not event.endswith(DONE):
+                        yield _chunk(event.removeprefix(DATA))
+            finally:
+                self._open.discard(response)
 
     def _body(self, planned: Planned) -> dict[str, Any]:
         body = {

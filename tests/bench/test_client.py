@@ -173,3 +173,24 @@ async def test_a_refusal_is_an_outcome(server: Server, url: str) -> None:
 
     assert "503" in outcome.error
     assert "too busy" in outcome.error
+
+
+async def test_hanging_up_ends_an_answer(server: Server, url: str) -> None:
+    """
+    Whoever is still being answered has an error at once, and not after its limit.
+    """
+    begun = asyncio.Event()
+
+    async def without_an_end(response: web.StreamResponse) -> None:
+        await write(response, choices=piece("a"))
+        begun.set()
+        await silence(response)
+
+    server.send = without_an_end
+    async with asyncio.timeout(5), connected(url, "", 20) as client:
+        asking = asyncio.create_task(client.ask(ASKED))
+        await begun.wait()
+        client.hang_up()
+        outcome = await asking
+
+    assert outcome.error

@@ -8,9 +8,21 @@ from typing import Any
 
 import pytest
 
+import gpu_mesh
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--device", "cpu", "--dtype", "float32", "--streams", "2", "--rate", "3"]
 SMALL += ["--prompt-tokens", "100", "--vocab-size", "500", "--seconds", "1.5"]
+SMALL += ["--stream-tokens", "20", "60"]
+
+
+def logs(folder: Path, mode: str, mps: str) -> Path:
+    """Of a worker that says what is in force."""
+    sizes = {"None": 132, "0": 68}
+    event = {"event": "gpu.shares", "mode": mode, "mps": mps, "sizes": sizes}
+    lines = ['{"event": "worker.ready"}', json.dumps(event | {"reason": "no lanes"})]
+    (folder / "decode-0.log").write_text("\n".join(lines))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +63,31 @@ def test_a_system_that_fails_leaves_the_others_measured(
     broken = compared["semi-mps"]
 
     assert "is not on this machine" in broken["error"]
+
+
+def test_what_is_in_force_is_told(tmp_path: Path) -> None:
+    """
+    In a worker's own words: its part of the GPU, and whether MPS is there.
+    """
+    told = gpu_mesh.in_force("semi-split", logs(tmp_path, "green", "reachable"))
+
+    assert told == "decode-0: green 132/68, MPS reachable"
+
+
+@pytest.mark.parametrize(
+    ("system", "mode", "mps"),
+    [
+        ("semi-split", "whole", "reachable"),
+        ("semi-split", "green", "no daemon"),
+        ("semi-mps", "whole", "no daemon"),
+        ("semi", "green", "reachable"),
+    ],
+)
+def test_a_system_that_is_not_what_it_is_called_has_no_figures(
+    system: str, mode: str, mps: str, tmp_path: Path
+) -> None:
+    """
+    A split that the driver refused, or a daemon that is missing, never passes for one.
+    """
+    with pytest.raises(RuntimeError, match=f"decode-0: {mode} 132/68, MPS {mps}"):
+        gpu_mesh.in_force(system, logs(tmp_path, mode, mps))

@@ -1,0 +1,117 @@
+"""Streams that never pause, and prompts that arrive among them at random times.
+
+What the streams see counts while prompts arrive, and not before or after.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bench.client import connected
+from bench.load import closed_loop, open_loop
+from bench.measures import Outcome
+from bench.workload import Planned, fixed, poisson
+
+ANSWERS = 20  # of each stream: more than there is time for
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is asked. Lengths are tokens of prompt and answer."""
+
+    num_streams: int
+    of_streams: tuple[int, int]
+    of_prompts: tuple[int, int]
+    rate: float  # prompts per second
+    seconds: float
+    vocab_size: int
+    seed: str
+    settle_seconds: float = 1.0  # of the streams, before anything counts
+    answer_seconds: float = 60.0  # for one whole answer
+
+    def streams(self) -> list[Planned]:
+        """Of each stream the first answer is shorter: they do not all end at once."""
+        count = ANSWERS * self.num_streams
+        planned = fixed(
+            count, *self.of_streams, self.vocab_size, f"{self.seed} streams"
+        )
+        for number in range(self.num_streams):
+            part = (number + 1) * self.of_streams[1] // self.num_streams
+            planned[number] = replace(planned[number], max_tokens=max(2, part))
+        return planned
+
+    def prompts(self) -> list[Planned]:
+        """Poisson's times, given that so many fall into the time that there is."""
+        count = int(self.rate * self.seconds)
+        seed = f"{self.seed} prompts"
+        planned = fixed(count + 1, *self.of_prompts, self.vocab_size, seed)
+        *arriving, last = poisson(planned, self.rate or 1.0, seed)
+        return [replace(one, at=one.at * self.seconds / last.at) for one in arriving]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of the streams, and of the prompts that arrived among them."""
+
+    began: float  # seconds of the outcomes' clock
+    seconds: float
+    streams: Sequence[Outcome]
+    prompts: Sequence[Outcome]
+
+    @property
+    def itls(self) -> list[float]:
+        """Of the streams, in seconds: gaps that ended while prompts arrived."""
+        ended = self.began + self.seconds
+        return [
+            itl
+            for each in self.streams
+            for itl, at in zip(each.itls, each.times[1:], strict=False)
+            if self.began < at <= ended
+        ]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the streams. Pieces may have several tokens: of whole answers one knows."""
+        whole = [each for each in self.streams if each.num_output_tokens]
+        num_pieces = sum(len(each.times) for each in whole)
+        num_tokens = sum(each.num_output_tokens for each in whole)
+        of_piece = num_tokens / num_pieces if num_pieces else 1.0
+        return len(self.itls) * of_piece / self.seconds
+
+
+async def drive(url: str, mix: Mix) -> Seen:
+    """Until time is over and the last prompt answered; then the streams are hung up on.
+
+    A stream's request that failed before that has its error; ask no more than those who
+    answer: each failure ends one of the `ANSWERS` of a stream.
+    """
+    asked, prompts = mix.streams(), mix.prompts()
+    is_over = asyncio.Event()
+
+    def remaining() -> Iterator[Planned]:
+        for one in asked:
+            if is_over.is_set():
+                return
+            yield one
+
+    async def ask_on(one: Planned) -> Outcome:
+        outcome = await client.ask(one)
+        if is_over.is_set():  # hung up on: no failure, and nobody counted its tokens
+            return replace(outcome, error="", num_output_tokens=0)
+        return outcome
+
+    async with (
+        asyncio.TaskGroup() as tasks,
+        connected(url, "", mix.answer_seconds) as client,
+    ):
+        streams = tasks.create_task(
+            closed_loop(remaining(), ask_on, mix.num_streams), name="streams"
+        )
+        await asyncio.sleep(mix.settle_seconds)
+        began = time.monotonic()
+        arriving = tasks.create_task(open_loop(prompts, client.ask), name="prompts")
+        await asyncio.gather(arriving, asyncio.sleep(mix.seconds))
+        is_over.set()
+        client.hang_up()
+    return Seen(began, mix.seconds, streams.result(), arriving.result())
