@@ -163,8 +163,9 @@ def _on_gpu(
     from engine.partition import Lanes
 
     decodes = settings.phases != "prefill"
-    mps = look()  # before CUDA is up: then this process is its client or is not
-    # Without it the phases take turns, and a part of the GPU would only be slower.
+    # A client of it since the memory was mapped. Without it the phases take turns, and a
+    # part of the GPU would only be slower.
+    mps = look()
     is_split = settings.shares and settings.phases != "both" and mps.is_reachable
     lanes = Lanes.open(
         "decode" if decodes else "prefill", [settings.shares] if is_split else []
