@@ -34,8 +34,8 @@ COPY --from=requirements /opt/tandem/slim.txt .
 RUN pip install -c constraints.txt -r slim.txt
 
 FROM slim-packages AS worker-packages
-# GNU's OpenMP: one pool of threads for torch and for numba's kernels.
 ARG CUDA
+# GNU's OpenMP: one pool of threads for torch and for numba's kernels.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 \
       ${CUDA:+gcc libc6-dev} \
  && rm -rf /var/lib/apt/lists/*

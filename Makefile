@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -57,8 +57,11 @@ bench-engine: install ## What a step of the engine costs, beside the machine's f
 bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on this machine.
 	$(BIN)/python bench/compare.py $(ARGS)
 
-test-gpu: install ## On a GPU: kernels, sharing, splits, the engine, a mesh that is killed, figures.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[cuda]'
+install-gpu: install ## What a GPU needs besides: NVIDIA's bindings.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[cuda]'
+
+test-gpu: install-gpu ## On a GPU: kernels, sharing, splits, the engine, a mesh that is killed, figures.
 	$(BIN)/python -m pytest tests/gpu tests/engine/test_triton_attention.py \
 	  tests/engine/test_triton_rows.py tests/engine/test_triton_linear.py \
 	  tests/engine/test_device_sampler.py tests/engine/test_cuda.py $(ARGS)
@@ -66,10 +69,10 @@ test-gpu: install ## On a GPU: kernels, sharing, splits, the engine, a mesh that
 	  tests/chaos/test_kill.py $(ARGS)
 	$(BIN)/python bench/gpu.py
 
-bench-gpu: install ## What a step of the engine costs on a GPU, beside its floor.
+bench-gpu: install-gpu ## What a step of the engine costs on a GPU, beside its floor.
 	$(BIN)/python bench/gpu.py $(ARGS)
 
-bench-gpu-mesh: install ## Running streams while long prompts arrive: semi beside fused, on a GPU.
+bench-gpu-mesh: install-gpu ## Running streams while long prompts arrive: semi beside fused, on a GPU.
 	$(BIN)/python bench/gpu_mesh.py $(ARGS)
 
 demo-model: install ## Train models/demo again: an hour on two cores; goes on if interrupted.

@@ -25,9 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
     PreTrainedConfig,
-    Qwen3Config,
 )
 
 from engine.checkpoint import Checkpoint, lay_out
@@ -50,46 +48,6 @@ CONTEXT = 1024  # tokens before a decode step
 PREFILL = (2048, 8192)  # tokens
 NUM_BLOCKS = (max(DECODE) * (CONTEXT + BLOCK_SIZE) + max(PREFILL)) // BLOCK_SIZE
 PARAMS = SamplingParams(temperature=0.0, max_tokens=1)
-ROPE = {"rope_type": "default", "rope_theta": 500_000.0}
-
-SHAPES: dict[str, PreTrainedConfig] = {
-    "llama-3.1-8b": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=131_072,
-        tie_word_embeddings=False,
-        rope_parameters=ROPE,
-    ),
-    "llama-3.2-3b": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=3072,
-        intermediate_size=8192,
-        num_hidden_layers=28,
-        num_attention_heads=24,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=131_072,
-        tie_word_embeddings=True,
-        rope_parameters=ROPE,
-    ),
-    "qwen3-0.6b": Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-        rope_parameters=ROPE,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,13 @@ from threading import Timer
 from typing import Any
 
 import aiohttp
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
 from bench.measures import quantile
 from bench.mixed import Mix, Seen, drive
 from device.mps import NoDaemon, own_daemon
-from gpu import SHAPES
-from models import SPECIAL, tokenizer_of
+from models import SHAPES, make
 
 READY_SECONDS = 180
 STOP_SECONDS = 30
@@ -69,17 +66,6 @@ class Figures:
     num_failed: int = 0
     in_force: str = ""  # what the workers say of MPS and of their part of the GPU
     error: str = ""
-
-
-def make_model(shape: str, folder: Path, device: str) -> None:
-    """Random weights, made on that device, as a checkpoint on disk."""
-    config = SHAPES[shape]
-    config.bos_token_id, config.eos_token_id = SPECIAL["<s>"], SPECIAL["</s>"]
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    tokenizer_of(config.vocab_size).save_pretrained(folder)
 
 
 def options_of(system: str) -> list[str]:
@@ -259,7 +245,7 @@ def main() -> None:
         if not (model / "config.json").exists():
             # In a process of its own, whose memory on the GPU ends with it.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                process.submit(make_model, given.shape, model, given.device).result()
+                process.submit(make, given.shape, model, given.device).result()
         options = ["--model", str(model), "--device", given.device]
         options += ["--dtype", given.dtype, "--max-num-seqs", str(2 * given.streams)]
         options += given.options.split()

@@ -18,9 +18,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2}
+
+ROPE = {"rope_type": "default", "rope_theta": 500_000.0}
 
 SHAPES: dict[str, PreTrainedConfig] = {
     "llama-120m": LlamaConfig(
@@ -63,20 +66,60 @@ SHAPES: dict[str, PreTrainedConfig] = {
             "original_max_position_embeddings": 8192,
         },
     ),
+    "llama-3.1-8b": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131_072,
+        tie_word_embeddings=False,
+        rope_parameters=ROPE,
+    ),
+    "llama-3.2-3b": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=28,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131_072,
+        tie_word_embeddings=True,
+        rope_parameters=ROPE,
+    ),
+    "qwen3-0.6b": Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+        rope_parameters=ROPE,
+    ),
 }
 
 
-def make(shape: str, out: Path) -> None:
-    """Write configuration, bfloat16 weights (seed 0) and tokenizer of a shape."""
+def make(shape: str, out: Path, device: str = "cpu") -> None:
+    """Write configuration, bfloat16 weights (seed 0) and tokenizer of a shape.
+
+    The weights are drawn on that device: billions of them take minutes on a CPU.
+    """
     config = SHAPES[shape]
     config.bos_token_id, config.eos_token_id = SPECIAL["<s>"], SPECIAL["</s>"]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(out)
-    tokenizer_of(config.vocab_size).save_pretrained(out)
+    _tokenizer(config.vocab_size).save_pretrained(out)
 
 
-def tokenizer_of(vocab_size: int) -> PreTrainedTokenizerFast:
+def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     words = {str(number): number for number in range(len(SPECIAL), vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(SPECIAL | words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

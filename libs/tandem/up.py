@@ -59,13 +59,16 @@ def mps_daemon(
 
     Processes on two parts of a GPU run at the same time only as its clients.
     """
-    with ExitStack() as stack:
-        if not look().is_reachable:
-            try:
-                os.environ |= stack.enter_context(own_daemon())
-            except NoDaemon as error:
-                _tell(f"the GPU is not split: {error}")
-        yield
+    try:
+        with ExitStack() as stack:
+            if not look().is_reachable:
+                try:
+                    os.environ |= stack.enter_context(own_daemon())
+                except NoDaemon as error:
+                    _tell(f"the GPU is not split: {error}")
+            yield
+    except NoDaemon as error:
+        _tell(f"the MPS daemon does not quit: {error}")
 
 
 async def _until_signal(options: plan.Options) -> None:

@@ -15,7 +15,7 @@ from engine.fingerprint import fingerprint
 from engine.interface import Engine
 from engine.openmp import share_pool
 from kv.client import Attachment, StoreClient
-from kv.errors import Refused, StoreLost
+from kv.errors import NoRoom, Refused, StoreLost
 from kv.operations import Loading, LoadWanted
 from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
@@ -66,7 +66,7 @@ async def attach(
                 store.close()  # a silent store must not go on to count on this one
             store = None
             continue
-        except Refused as error:
+        except (NoRoom, Refused) as error:
             raise ConfigurationError(str(error)) from None
         match answer:
             case Attachment():

@@ -107,9 +107,9 @@ class PoolMemory:
             return None
         state.weights.seal_read_only()
         block_bytes = state.load.geometry.block_bytes
-        self.num_blocks = self.num_blocks or _fitting(free_bytes, block_bytes)
-        size_bytes = block_bytes * self.num_blocks
-        blocks = self._make_segment("blocks", size_bytes)
+        num_blocks = self.num_blocks or _fitting(free_bytes, block_bytes)
+        blocks = self._make_segment("blocks", block_bytes * num_blocks)
+        self.num_blocks = num_blocks  # not before: the next loader finds room anew
         self._state = _Ready(state.load, state.weights, blocks)
         return state.load
 

@@ -8,6 +8,7 @@ from jobs import FACTS, LOAD
 
 from kv.errors import NoRoom
 from kv.operations import Attached, Loading, LoadWanted, RefusedReply
+from kv.segments import HostSegment
 from kvstore.memory import PoolMemory
 
 
@@ -163,3 +164,27 @@ def test_a_gpu_without_room_for_a_block_is_refused() -> None:
 
     with pytest.raises(NoRoom, match="a KV block takes"):
         memory.commit_load("loader", free_bytes=10)
+
+
+def test_a_load_after_one_without_room_counts_anew() -> None:
+    """
+    Blocks that could not be made bind nobody to their number.
+    """
+    full = True
+
+    def make(name: str, size_bytes: int) -> HostSegment:
+        if full and name == "blocks":
+            raise NoRoom("the GPU is full")
+        return HostSegment(name, size_bytes)
+
+    memory = PoolMemory(0, block_size=4, max_model_len=0, make_segment=make)
+    memory.begin_load("one", LOAD)
+    with pytest.raises(NoRoom):
+        memory.commit_load("one", 1000 * LOAD.geometry.block_bytes)
+    memory.detach("one")
+
+    full = False
+    memory.begin_load("two", LOAD)
+    memory.commit_load("two", 100 * LOAD.geometry.block_bytes)
+
+    assert memory.num_blocks == 85

@@ -38,3 +38,22 @@ def test_without_mps_the_mesh_starts_whole(capsys: pytest.CaptureFixture[str]) -
         pass
 
     assert "is not on this machine" in capsys.readouterr().err
+
+
+def test_a_daemon_that_does_not_quit_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The mesh has ended by then: who started it reads a line, not a trace.
+    """
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    @contextmanager
+    def stubborn() -> Iterator[dict[str, str]]:
+        yield {}
+        raise NoDaemon("it did not answer within 20 s")
+
+    with mps_daemon(lambda: Mps(Path("/nowhere"), "none"), stubborn):
+        pass
+
+    assert "does not quit" in capsys.readouterr().err
