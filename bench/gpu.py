@@ -38,6 +38,7 @@ from engine.skeleton import state
 from engine.staging import copy_to_device
 from kv.cuda import map_on_device, segment_maker
 from kv.frames import framed, send_descriptors
+from models import SHAPES
 from protocol.memory import KVGeometry, LayerGeometry, ModelFacts
 from protocol.sampling import SamplingParams
 from protocol.wire import encode
