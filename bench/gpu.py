@@ -87,6 +87,12 @@ def multiplied_per_second() -> float:
     return 2 * 8192**3 / seconds(lambda: left @ right)
 
 
+def head_dim_of(config: PreTrainedConfig) -> int:
+    """Some families leave it to be divided."""
+    given = getattr(config, "head_dim", None)
+    return int(given or config.hidden_size // config.num_attention_heads)
+
+
 def checkpoint_of(config: PreTrainedConfig) -> Checkpoint:
     """As if it had been read from disk, its tensors already on the GPU."""
     torch.manual_seed(0)
@@ -94,10 +100,11 @@ def checkpoint_of(config: PreTrainedConfig) -> Checkpoint:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     tensors = state(model.eval().requires_grad_(False))
     specs, weights_bytes = lay_out(tensors)
+    head_dim = head_dim_of(config)
     layer = LayerGeometry(
         num_kv_heads=config.num_key_value_heads,
-        k_head_dim=config.head_dim,
-        v_head_dim=config.head_dim,
+        k_head_dim=head_dim,
+        v_head_dim=head_dim,
     )
     geometry = KVGeometry(
         layers=(layer,) * config.num_hidden_layers,
@@ -162,7 +169,7 @@ def steps(
     tied = config.tie_word_embeddings
     read = num_bytes if tied else num_bytes - embedded
     of_token = (
-        4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        4 * config.num_hidden_layers * config.num_key_value_heads * head_dim_of(config)
     )
     for count in DECODE:
         chunks = [chunk(i, 1, CONTEXT - 1) for i in range(count)]
@@ -171,7 +178,7 @@ def steps(
         yield Figure(f"decode of {count}", 1000 * took, 1000 * floor)
     for length in PREFILL:
         products = (read - embedded) * length  # two operations for two bytes
-        attended = 2 * length**2 * config.num_attention_heads * config.head_dim
+        attended = 2 * length**2 * config.num_attention_heads * head_dim_of(config)
         floor = (products + attended * config.num_hidden_layers) / multiplied
         took = seconds(lambda n=length: engine.step([chunk(0, n, 0)]), 5, 2)
         yield Figure(f"prompt of {length}", 1000 * took, 1000 * floor)
