@@ -3,7 +3,8 @@
     make bench-gpu-mesh ARGS="--shape llama-3.2-3b --systems semi-split fused-512"
 
 Each system is a mesh of its own on the same weights, and gets the same load over HTTP:
-streams that never pause, and among them prompts at random times, no two alike.
+streams that begin at even times, and among them prompts at random ones, no two alike. A
+system that keeps up has the throughput of the others.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from models import SHAPES, make
 READY_SECONDS = 180
 STOP_SECONDS = 30
 WARM_SECONDS = 2.0  # kernels of every kind of step are compiled
+MAX_NUM_SEQS = 64
 UNDER_MPS = ("semi-split", "semi-mps")
 SYSTEMS = ("semi-split", "semi-mps", "semi", "fused-512", "fused-2048")
 
@@ -217,12 +219,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 1024])
+    parser.add_argument("--stream-rate", type=float, default=8.0)
+    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 256])
     parser.add_argument("--prompt-tokens", type=int, default=4096)
     parser.add_argument("--prompt-output", type=int, default=16)
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--settle-seconds", type=float, default=3.0)
     parser.add_argument("--vocab-size", type=int, default=100_000)
     parser.add_argument("--options", default="", help="more of `tandem up`")
     parser.add_argument("--json", action="store_true")
@@ -232,13 +235,14 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     given = parsed()
     mix = Mix(
-        num_streams=given.streams,
+        stream_rate=given.stream_rate,
         of_streams=(given.stream_tokens[0], given.stream_tokens[1]),
         of_prompts=(given.prompt_tokens, given.prompt_output),
         rate=given.rate,
         seconds=given.seconds,
         vocab_size=given.vocab_size,
         seed="both",
+        settle_seconds=given.settle_seconds,
     )
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or Path(folder)
@@ -247,13 +251,16 @@ def main() -> None:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 process.submit(make, given.shape, model, given.device).result()
         options = ["--model", str(model), "--device", given.device]
-        options += ["--dtype", given.dtype, "--max-num-seqs", str(2 * given.streams)]
+        options += ["--dtype", given.dtype, "--max-num-seqs", str(MAX_NUM_SEQS)]
         options += given.options.split()
         all_figures = [figures_of(each, options, mix) for each in given.systems]
     if given.json:
         print(json.dumps([asdict(each) for each in all_figures], indent=2))
     else:
-        show(all_figures, f"{given.shape}, {given.streams} streams, {given.rate}/s")
+        show(
+            all_figures,
+            f"{given.shape}, {given.stream_rate} streams/s, {given.rate} prompts/s",
+        )
 
 
 if __name__ == "__main__":

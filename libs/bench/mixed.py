@@ -1,45 +1,44 @@
-"""Streams that never pause, and prompts that arrive among them at random times.
+"""Streams that begin at even times, and prompts that arrive among them at random ones.
 
-What the streams see counts while prompts arrive, and not before or after.
+Both arrive whatever the server does: servers that keep up have the same throughput. What
+the streams see counts while prompts arrive, and not before or after.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.client import connected
-from bench.load import closed_loop, open_loop
+from bench.load import open_loop
 from bench.measures import Outcome
 from bench.workload import Planned, fixed, poisson
-
-ANSWERS = 20  # of each stream: more than there is time for
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
     """What is asked. Lengths are tokens of prompt and answer."""
 
-    num_streams: int
+    stream_rate: float  # streams per second
     of_streams: tuple[int, int]
     of_prompts: tuple[int, int]
     rate: float  # prompts per second
     seconds: float
     vocab_size: int
     seed: str
-    settle_seconds: float = 1.0  # of the streams, before anything counts
+    settle_seconds: float = 1.0  # of streams alone, before anything counts
     answer_seconds: float = 60.0  # for one whole answer
 
     def streams(self) -> list[Planned]:
-        """Of each stream the first answer is shorter: they do not all end at once."""
-        count = ANSWERS * self.num_streams
+        """Evenly, from the beginning until time is over."""
+        count = int(self.stream_rate * (self.settle_seconds + self.seconds))
         planned = fixed(
             count, *self.of_streams, self.vocab_size, f"{self.seed} streams"
         )
-        for number in range(self.num_streams):
-            part = (number + 1) * self.of_streams[1] // self.num_streams
-            planned[number] = replace(planned[number], max_tokens=max(2, part))
-        return planned
+        return [
+            replace(one, at=number / self.stream_rate)
+            for number, one in enumerate(planned)
+        ]
 
     def prompts(self) -> list[Planned]:
         """Poisson's times, given that so many fall into the time that there is."""
@@ -83,17 +82,9 @@ class Seen:
 async def drive(url: str, mix: Mix) -> Seen:
     """Until time is over and the last prompt answered; then the streams are hung up on.
 
-    A stream's request that failed before that has its error; ask no more than those who
-    answer: each failure ends one of the `ANSWERS` of a stream.
+    A stream that failed before that has its error.
     """
-    asked, prompts = mix.streams(), mix.prompts()
     is_over = asyncio.Event()
-
-    def remaining() -> Iterator[Planned]:
-        for one in asked:
-            if is_over.is_set():
-                return
-            yield one
 
     async def ask_on(one: Planned) -> Outcome:
         outcome = await client.ask(one)
@@ -105,12 +96,12 @@ async def drive(url: str, mix: Mix) -> Seen:
         asyncio.TaskGroup() as tasks,
         connected(url, "", mix.answer_seconds) as client,
     ):
-        streams = tasks.create_task(
-            closed_loop(remaining(), ask_on, mix.num_streams), name="streams"
-        )
+        streams = tasks.create_task(open_loop(mix.streams(), ask_on), name="streams")
         await asyncio.sleep(mix.settle_seconds)
         began = time.monotonic()
-        arriving = tasks.create_task(open_loop(prompts, client.ask), name="prompts")
+        arriving = tasks.create_task(
+            open_loop(mix.prompts(), client.ask), name="prompts"
+        )
         await asyncio.gather(arriving, asyncio.sleep(mix.seconds))
         is_over.set()
         client.hang_up()

@@ -11,9 +11,9 @@ import pytest
 import gpu_mesh
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--device", "cpu", "--dtype", "float32", "--streams", "2", "--rate", "3"]
+SMALL = ["--device", "cpu", "--dtype", "float32", "--stream-rate", "4", "--rate", "3"]
 SMALL += ["--prompt-tokens", "100", "--vocab-size", "500", "--seconds", "1.5"]
-SMALL += ["--stream-tokens", "20", "60"]
+SMALL += ["--stream-tokens", "20", "60", "--settle-seconds", "1"]
 
 
 def logs(folder: Path, mode: str, mps: str) -> Path:
