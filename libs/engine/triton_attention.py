@@ -84,8 +84,8 @@ def store(layer: LayerMemory, key: Tensor, value: Tensor, slot_mapping: Tensor) 
     """Write K and V of each token to its slot.
 
     key [num_tokens, num_kv_heads, k_head_dim], value [.., .., v_head_dim], last
-    dimensions contiguous, in the pool's dtype. slot_mapping [num_tokens] int64 has
-    block x block_size + offset in it; a token with a negative slot is skipped.
+    dimensions contiguous, in the pool's dtype. slot_mapping [num_tokens] int32 or int64
+    has block x block_size + offset in it; a token with a negative slot is skipped.
     """
     assert key.stride(-1) == value.stride(-1) == 1, "a head's elements lie together"
     assert key.dtype == value.dtype == layer.memory.dtype, "dtype of the pool"
@@ -336,7 +336,7 @@ def _store_kernel(
 ):
     """One program: some heads of a token."""
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slot_mapping + token)
+    slot = tl.load(slot_mapping + token).to(tl.int64)
     if slot < 0:
         return
     head = tl.program_id(1) * heads + tl.arange(0, heads)[:, None]
