@@ -70,10 +70,10 @@ class Figures:
     error: str = ""
 
 
-def options_of(system: str) -> list[str]:
+def options_of(system: str, shares: int) -> list[str]:
     match system.split("-"):
         case ["semi", "split"]:
-            return ["--shares", "50", "--max-num-batched-tokens", "2048"]
+            return ["--shares", str(shares), "--max-num-batched-tokens", "2048"]
         case ["semi", *_]:
             return ["--max-num-batched-tokens", "2048"]
         case ["fused", budget]:
@@ -87,12 +87,12 @@ def environment_of(system: str) -> AbstractContextManager[dict[str, str] | None]
 
 
 @contextmanager
-def running(system: str, options: list[str]) -> Iterator[tuple[str, str]]:
+def running(system: str, options: list[str], shares: int) -> Iterator[tuple[str, str]]:
     """The URL of a mesh that runs while inside, and what is in force there."""
     with tempfile.TemporaryDirectory() as folder, environment_of(system) as env:
         command = [sys.executable, "-m", "tandem", "up", "--port", "0"]
         command += ["--run-dir", folder, "--log-format", "json"]
-        command += [*options, *options_of(system)]
+        command += [*options, *options_of(system, shares)]
         said = Path(folder) / "said"
         with (
             said.open("w") as stderr,
@@ -176,7 +176,7 @@ def _itls(seen: Seen) -> list[float]:
     return sorted(1000 * itl for itl in seen.itls)
 
 
-def figures_of(system: str, options: list[str], mix: Mix) -> Figures:
+def figures_of(system: str, options: list[str], shares: int, mix: Mix) -> Figures:
     """A system that fails says why, and the others go on."""
     began = time.monotonic()
 
@@ -185,7 +185,7 @@ def figures_of(system: str, options: list[str], mix: Mix) -> Figures:
         console.print(f"{system} {news} {passed:.0f} s", markup=False, soft_wrap=True)
 
     try:
-        with running(system, options) as (url, in_force):
+        with running(system, options, shares) as (url, in_force):
             tell(f"is ready after [{in_force}]")
             figures = asyncio.run(measured(system, url, mix))
         figures = replace(figures, in_force=in_force)
@@ -226,6 +226,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--settle-seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--shares", type=int, default=60, help="of semi-split's prefill"
+    )
     parser.add_argument("--vocab-size", type=int, default=100_000)
     parser.add_argument("--options", default="", help="more of `tandem up`")
     parser.add_argument("--json", action="store_true")
@@ -253,7 +256,9 @@ def main() -> None:
         options = ["--model", str(model), "--device", given.device]
         options += ["--dtype", given.dtype, "--max-num-seqs", str(MAX_NUM_SEQS)]
         options += given.options.split()
-        all_figures = [figures_of(each, options, mix) for each in given.systems]
+        all_figures = [
+            figures_of(each, options, given.shares, mix) for each in given.systems
+        ]
     if given.json:
         print(json.dumps([asdict(each) for each in all_figures], indent=2))
     else:
