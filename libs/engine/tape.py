@@ -47,6 +47,7 @@ class Tapes:
         self._recorder = recorder
         self._geometry = geometry
         self._tapes: dict[int, Tape | None] = {}
+        self.reason = ""  # why steps seen so far have no tape; empty where they have
 
     def logits(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
         """As `Forward`, of every row, writing K/V into `blocks`."""
@@ -74,11 +75,16 @@ class Tapes:
             tape = Tape.record(
                 self._forward, self._recorder, self._geometry, len(expected)
             )
-        except Unrecordable:
-            return None  # a mixture of experts chooses them in Python, for instance
+        except Unrecordable as error:
+            # A mixture of experts chooses them in Python, for instance.
+            self.reason = f"a step depends on more than numbers: {error}"
+            return None
         found = tape.replay(batch, blocks, threads).float()
         difference = (found - expected.float()).norm()
-        return tape if difference <= _TOLERANCE * expected.float().norm() else None
+        if difference <= _TOLERANCE * expected.float().norm():
+            return tape
+        self.reason = "a recorded step answered other than the model"
+        return None
 
 
 class Tape:

@@ -13,12 +13,12 @@ class Threads:
         """At most `limit` threads; 0 for as many as this process has cores."""
         self._cores = len(os.sched_getaffinity(0))
         most: int = numba.config.NUMBA_NUM_THREADS
-        self._limit = min(limit or self._cores, most)
-        self.count = self._limit
+        self.limit = min(limit or self._cores, most)
+        self.count = self.limit
 
     def share(self, num_computing: int) -> None:
         """So many processes compute on these cores: this one takes a fair part."""
-        self.count = max(1, min(self._limit, self._cores // max(1, num_computing)))
+        self.count = max(1, min(self.limit, self._cores // max(1, num_computing)))
 
     def apply(self) -> None:
         """For what the calling thread computes next."""

@@ -83,6 +83,18 @@ class TransformerEngine:
         self._step([prompt, decode], scratch)
         self._step([decode], scratch)
 
+    @property
+    def max_threads(self) -> int:
+        """That a step computes on when no other worker does."""
+        return self._threads.limit
+
+    @property
+    def without_tapes(self) -> str:
+        """Why decode steps go through transformers' modules; empty where tapes do."""
+        if self._tapes is None:
+            return "float32 is computed by transformers' modules"
+        return self._tapes.reason
+
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         self._threads.apply()
         batch = pack(chunks, blocks.block_size)

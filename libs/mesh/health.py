@@ -1,16 +1,21 @@
 """/live, /ready (or /health) and /metrics of a service, the same small application everywhere."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+Facts = Callable[[], Mapping[str, Any]]
 
-def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> None:
+
+def add_health_routes(
+    app: web.Application, is_ready: Callable[[], bool], facts: Facts = dict
+) -> None:
     """`/live`: the process runs. `/ready`, which peers call `/health`: it would do its
-    work.
+    work; the answer has the service's `facts`, too.
     """
 
     async def live(_: web.Request) -> web.Response:
@@ -18,7 +23,7 @@ def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> Non
 
     async def ready(_: web.Request) -> web.Response:
         if is_ready():
-            return web.json_response({"status": "ready"})
+            return web.json_response({"status": "ready", **facts()})
         return web.json_response({"status": "starting"}, status=503)
 
     async def metrics(_: web.Request) -> web.Response:
@@ -33,13 +38,15 @@ def add_health_routes(app: web.Application, is_ready: Callable[[], bool]) -> Non
 
 
 @asynccontextmanager
-async def health_server(port: int, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+async def health_server(
+    port: int, is_ready: Callable[[], bool], facts: Facts = dict
+) -> AsyncIterator[None]:
     """Serve the health routes on a port of their own; port 0 means nobody asks."""
     if port == 0:
         yield
         return
     app = web.Application()
-    add_health_routes(app, is_ready)
+    add_health_routes(app, is_ready, facts)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -43,9 +43,17 @@ STEP_SECONDS = Histogram(
     "One step of the batch: model, sampling and the store's answer.",
     buckets=_LATENCY_BUCKETS,
 )
+COMPUTE = Gauge(
+    "tandem_worker_compute_info",
+    "What this worker really runs on.",
+    ["device", "dtype", "quantization", "threads", "lane_sms", "mps", "replay"],
+)
 DEAD_LETTERS = Counter("tandem_dead_letters_total", "Jobs given up on.")
 
 # The store's view: its blocks.
+MEMORY_SHARING = Gauge(
+    "tandem_memory_sharing_info", "How workers come to the pool's memory.", ["way"]
+)
 NUM_REQUESTS_WAITING = Gauge(
     "tandem_num_requests_waiting", "Sequences that wait for KV blocks."
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NewType
 
 from pydantic import Field
 
+from protocol.memory import Device, DType, Quantization, Sharing
 from protocol.sampling import SamplingParams, TokenId
 from protocol.wire import Decoder, Message
 
@@ -84,6 +85,44 @@ class Failed(Message):
     reason: str
 
 
+class InForce(Message):
+    """What a worker really runs on, whatever it was asked for, and why it has no more."""
+
+    device: Device
+    dtype: DType
+    quantization: Quantization = "none"
+    threads: int = 0  # that a step has at most; 0: it is not the host that computes
+    # SMs of its lanes on a GPU: of the whole first, then of each part.
+    lane_sms: tuple[int, ...] = ()
+    without_split: str = ""  # why the GPU has no part of its own for this phase
+    without_mps: str = ""  # why processes take turns on the GPU
+    replay: Literal["none", "tapes", "graphs"] = "none"  # of decode steps
+    without_replay: str = ""
+
+    @property
+    def is_split(self) -> bool:
+        return len(self.lane_sms) > 1
+
+    def in_words(self) -> str:
+        """As people read it: `cuda bfloat16, 132/56 SMs, MPS, graphs`."""
+        weights = f" {self.quantization}" if self.quantization != "none" else ""
+        words = [f"{self.device} {self.dtype}{weights}"]
+        if self.threads:
+            words.append(f"{self.threads} threads")
+        if self.lane_sms:
+            words.append(f"{'/'.join(map(str, self.lane_sms))} SMs")
+            words.append("no MPS" if self.without_mps else "MPS")
+        if self.replay != "none":
+            words.append(self.replay)
+        return ", ".join(words)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it has no more."""
+        reasons = self.without_split, self.without_mps, self.without_replay
+        return tuple(filter(None, reasons))
+
+
 class WorkerStatus(Message):
     """One process of the mesh, as its own heartbeat tells it."""
 
@@ -97,6 +136,7 @@ class WorkerStatus(Message):
     running: int = 0
     waiting: int = 0
     ready: bool = False
+    in_force: InForce | None = None  # of a worker, once its engine is built
 
 
 class PoolCounts(Message):
@@ -124,6 +164,7 @@ class PoolStatus(Message):
     type: Literal["pool"] = "pool"
     pool: str
     store: str = ""  # worker id of the store: another one has none of the old memory
+    sharing: Sharing = "memfd"  # how workers come to its memory
     model: str
     block_size: int
     max_model_len: int  # tokens, prompt and output together
@@ -142,6 +183,7 @@ class PoolStatus(Message):
         return {
             "pool": self.pool,
             "model": self.model,
+            "sharing": self.sharing,
             "block_size": self.block_size,
             "max_model_len": self.max_model_len,
             "waiting": self.num_waiting,

@@ -33,6 +33,7 @@ def show(redis_url: str, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(_process_table(everyone))
+    console.print(_in_force_table(everyone, pools))
     console.print(_pool_table(pools))
     console.print(_counts_table(pools))
 
@@ -93,6 +94,20 @@ def _process_table(everyone: list[WorkerStatus]) -> Table:
             str(process.waiting),
             "yes" if process.ready else "no",
         )
+    return table
+
+
+def _in_force_table(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> Table:
+    """What runs on what, and why on no more."""
+    table = Table(title="in force", title_justify="left")
+    for column in ("pool", "worker", "runs on", "because"):
+        table.add_column(column)
+    for pool in pools:
+        table.add_row(pool.pool, pool.store, f"memory shared by {pool.sharing}", "")
+    for process in everyone:
+        if found := process.in_force:
+            name, reasons = process.worker_id, "; ".join(found.reasons)
+            table.add_row(process.pool, name, found.in_words(), reasons)
     return table
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -15,12 +16,13 @@ from mesh.health import health_server
 from mesh.registry import heartbeat
 from mesh.streams import Consumer
 from protocol import keys
-from protocol.messages import Phase, WorkerStatus
+from protocol.messages import InForce, Phase, WorkerStatus
 from protocol.wire import encode
 from worker import lease
 from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Exchange
+from worker.in_force import show
 from worker.inbox import Inbox, fill
 from worker.rounds import run, tell
 from worker.settings import WorkerSettings
@@ -49,6 +51,7 @@ class Worker:
         self._settings = settings
         self._worker_id = worker_id
         self._inbox: Inbox | None = None  # once the engine is built
+        self._in_force: InForce | None = None  # the same
         self._ready = asyncio.Event()
 
     async def serve(self, stopping: asyncio.Event) -> None:
@@ -57,7 +60,7 @@ class Worker:
         settings = self._settings
         async with (
             connect(settings.redis_url) as redis,
-            health_server(settings.health_port, self._ready.is_set),
+            health_server(settings.health_port, self._ready.is_set, self._facts),
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(
@@ -75,9 +78,11 @@ class Worker:
         thread = stack.enter_context(ThreadPoolExecutor(1, "engine"))
         thread.submit(preload, settings)
         store, attachment = await attach(settings, self._worker_id, stack, stopping)
-        engine = await asyncio.get_running_loop().run_in_executor(
+        engine, in_force = await asyncio.get_running_loop().run_in_executor(
             thread, build_engine, settings, attachment
         )
+        self._in_force = in_force
+        show(in_force)
         batch = Batch(settings.max_num_batched_tokens)
         core = Core(store, engine, batch, frozenset(PHASES[settings.phases]))
         exchange = Exchange()
@@ -95,7 +100,8 @@ class Worker:
             # (redis-py waits by wait_for); it looks at `stopping` before the next one.
             rounds.add_done_callback(lambda _: stopping.set())
             self._ready.set()
-            logger.info("worker.ready", phases=PHASES[settings.phases])
+            words = in_force.in_words()
+            logger.info("worker.ready", phases=PHASES[settings.phases], runs_on=words)
             async with asyncio.TaskGroup() as reading:
                 for phase, consumer in consumers.items():
                     filling = fill(
@@ -117,6 +123,10 @@ class Worker:
         }
         return {phase: Consumer(redis, *streams[phase], name) for phase in phases}
 
+    def _facts(self) -> dict[str, Any]:
+        """What `/health` says of this process."""
+        return {"in_force": self._in_force.model_dump()} if self._in_force else {}
+
     def snapshot(self) -> dict[str, bytes]:
         """What the heartbeat says of this process."""
         status = WorkerStatus(
@@ -129,5 +139,6 @@ class Worker:
             running=self._inbox.num_running if self._inbox else 0,
             waiting=len(self._inbox) if self._inbox else 0,
             ready=self._ready.is_set(),
+            in_force=self._in_force,
         )
         return {keys.worker(self._worker_id): encode(status)}

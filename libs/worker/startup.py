@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from device.mps import look
+from device.mps import Mps, look
 from engine.counting import CountingEngine
 from engine.fingerprint import fingerprint
 from engine.interface import Engine
@@ -20,6 +20,8 @@ from kv.operations import Loading, LoadWanted
 from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
 from mesh.timing import every, pause
+from protocol.messages import InForce
+from worker import in_force
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:  # it needs torch
@@ -122,10 +124,13 @@ def preload(settings: WorkerSettings) -> None:
         importlib.import_module("engine.transformer")
 
 
-def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
-    """The engine over the pool's memory, compiled and warm."""
+def build_engine(
+    settings: WorkerSettings, attachment: Attachment
+) -> tuple[Engine, InForce]:
+    """The engine over the pool's memory, compiled and warm, and what it runs on."""
     if settings.engine == COUNTING:
-        return CountingEngine(attachment.facts.vocab_size)
+        engine = CountingEngine(attachment.facts.vocab_size)
+        return engine, in_force.of_counting(settings)
     # torch takes seconds to import: only who computes pays for it.
     from engine.memory import MappedMemory
 
@@ -145,7 +150,7 @@ def build_engine(settings: WorkerSettings, attachment: Attachment) -> Engine:
 
 def _on_cpu(
     settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
-) -> Engine:
+) -> tuple[Engine, InForce]:
     from engine.compiled import MACHINE_CODE
     from engine.transformer import TransformerEngine
 
@@ -153,28 +158,40 @@ def _on_cpu(
         logger.info("kernels.compiling", folder=str(MACHINE_CODE))
     engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
     engine.warm_up()
-    return engine
+    return engine, in_force.on_cpu(settings, engine)
+
+
+def why_whole(settings: WorkerSettings, mps: Mps) -> str:
+    """Why no part of the GPU is taken; empty where one is."""
+    if not settings.shares:
+        return "no split is asked for"
+    if settings.phases == "both":
+        return "a worker of both phases has the whole"
+    if not mps.is_reachable:
+        # A part would only be slower.
+        return f"phases take turns without MPS: {mps.reason}"
+    return ""
 
 
 def _on_gpu(
     settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
-) -> Engine:
+) -> tuple[Engine, InForce]:
     from engine.cuda_engine import CudaEngine, Limits
     from engine.partition import Lanes
 
     decodes = settings.phases != "prefill"
-    # A client of it since the memory was mapped. Without it the phases take turns, and a
-    # part of the GPU would only be slower.
-    mps = look()
-    is_split = settings.shares and settings.phases != "both" and mps.is_reachable
+    mps = look()  # a client of it since the memory was mapped
+    reason = why_whole(settings, mps)
     lanes = Lanes.open(
-        "decode" if decodes else "prefill", [settings.shares] if is_split else []
+        "decode" if decodes else "prefill", [] if reason else [settings.shares]
     )
-    logger.info(
+    reason = reason or lanes.reason
+    log = logger.warning if settings.shares and reason else logger.info
+    log(
         "gpu.shares",
         mode=lanes.mode,
         sizes={str(index): size for index, size in lanes.sizes.items()},
-        reason=lanes.reason,
+        reason=reason,
         mps=mps.reason or "reachable",
     )
     limits = Limits(settings.max_num_seqs, max_model_len, decodes)
@@ -182,4 +199,4 @@ def _on_gpu(
     if engine.without_graphs:
         logger.warning("gpu.without_graphs", reason=engine.without_graphs)
     engine.warm_up()
-    return engine
+    return engine, in_force.on_gpu(settings, engine, lanes, reason, mps)

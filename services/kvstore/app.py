@@ -44,7 +44,9 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
     pool = Pool(settings.pool, memory, settings.max_waiting)
     async with (
         connect(settings.redis_url) as redis,
-        health_server(settings.health_port, lambda: pool.store is not None),
+        health_server(
+            settings.health_port, lambda: pool.store is not None, lambda: facts(pool)
+        ),
     ):
         announcer, news = Announcer(redis, pool), asyncio.Event()
 
@@ -145,6 +147,11 @@ async def take_cancels(
             on_change()
 
 
+def facts(pool: Pool) -> dict[str, str]:
+    """What `/health` says of the store."""
+    return {"sharing": pool.memory.sharing} if pool.store else {}
+
+
 def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:
     """What the heartbeat says of this process and its pool."""
     status = pool.status()
@@ -159,6 +166,7 @@ def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:
     )
     values = {keys.worker(worker_id): encode(process)}
     if status is not None:
+        metrics.MEMORY_SHARING.labels(status.sharing).set(1)
         metrics.NUM_REQUESTS_WAITING.set(status.num_waiting)
         metrics.KV_CACHE_USAGE.set(status.referenced / status.total)
         for state in ("free", "cached", "referenced", "quarantined"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kv.errors import NoRoom
 from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply, Room
 from kv.segments import HostSegment, Segment, SegmentMaker
+from protocol.memory import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,12 @@ class PoolMemory:
     def load(self) -> BeginLoad | None:
         """What was loaded, once it was."""
         return self._state.load if isinstance(self._state, _Ready) else None
+
+    @property
+    def sharing(self) -> Sharing:
+        """How workers come to it."""
+        assert isinstance(self._state, _Ready), "nothing is loaded"
+        return self._state.blocks.handle.sharing
 
     @property
     def max_model_len(self) -> int:

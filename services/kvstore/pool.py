@@ -140,6 +140,7 @@ class Pool:
         blocks = store.blocks
         return PoolStatus(
             pool=self.name,
+            sharing=self.memory.sharing,
             model=self.memory.load.facts.model,
             block_size=store.geometry.block_size,
             max_model_len=self.memory.max_model_len,

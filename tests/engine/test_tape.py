@@ -81,6 +81,7 @@ def test_dense_models_are_recorded(
 
     tape = engine._tapes._tapes[2]
     assert tape is not None
+    assert engine.without_tapes == ""
     theirs = [op for op in tape._operations if isinstance(op, Eager)]
     ours = [op for op in tape._operations if isinstance(op, Native)]
     assert len(ours) > 30
@@ -120,6 +121,15 @@ def test_prompts_are_not_for_tapes(stories: Path, memory_of: Fixture) -> None:
         False,
         False,
     ]
+
+
+def test_float32_has_no_tapes(stories: Path, memory_of: Fixture) -> None:
+    """
+    It is transformers' own to the last operation, and the engine says so.
+    """
+    engine = memory_of(stories, "float32").engine()
+
+    assert "transformers' modules" in engine.without_tapes
 
 
 @pytest.mark.parametrize(
@@ -168,4 +178,5 @@ def test_a_wrong_tape_is_never_used(
     again = engine._tapes.logits(step(engine, 2, 5), engine._blocks, 1)
 
     assert engine._tapes._tapes[2] is None
+    assert engine.without_tapes
     assert torch.equal(found, again)

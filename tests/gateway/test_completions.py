@@ -299,6 +299,7 @@ async def test_the_pool_shows_itself(
         (shown,) = (await response.json())["data"]
 
     assert shown["blocks"]["free"] == 100
+    assert shown["sharing"] == "memfd"
     assert shown["counts"]["recoveries"] == 0
     assert shown["prefix_cache_hit_rate"] == 0
     assert {worker["service"] for worker in shown["workers"]} >= {"prefill", "decode"}

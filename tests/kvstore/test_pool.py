@@ -2,10 +2,13 @@
 
 import pytest
 from jobs import loaded_pool, prefill_job
+from prometheus_client import REGISTRY
 
 from kv.operations import Admit, Done, Expired, Record, Renew, Stats
+from kvstore.app import facts, snapshot
 from kvstore.pool import Pool
-from protocol.messages import PoolStatus
+from protocol import keys
+from protocol.messages import PoolStatus, decode_status
 
 LONG_SECONDS = 60.0
 
@@ -28,6 +31,18 @@ def test_who_was_heard_keeps_what_it_holds(pool: Pool) -> None:
     assert isinstance(renewed, Done)
     assert pool.expire(LONG_SECONDS) == []
     assert not pool.has_announcements
+
+
+def test_it_says_how_its_memory_is_shared(pool: Pool) -> None:
+    """
+    Its status, its health and its metrics have the same word for it.
+    """
+    values = snapshot(pool, "store-1")
+
+    status = decode_status(values[keys.pool("p")])
+    way = REGISTRY.get_sample_value("tandem_memory_sharing_info", {"way": "memfd"})
+    assert isinstance(status, PoolStatus)
+    assert (status.sharing, facts(pool), way) == ("memfd", {"sharing": "memfd"}, 1)
 
 
 def test_only_who_holds_something_can_lose_it(pool: Pool) -> None:

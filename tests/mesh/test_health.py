@@ -1,5 +1,6 @@
 """/live, /ready and /metrics over a real socket."""
 
+import json
 import socket
 
 import aiohttp
@@ -36,6 +37,18 @@ async def test_a_starting_service_is_live_but_not_ready() -> None:
         health, _ = await get(port, "/health")
 
     assert (live, before, after, health) == (200, 503, 200, 200)
+
+
+async def test_a_ready_service_says_what_it_is() -> None:
+    """
+    Facts that probes and people read in one place are part of the answer.
+    """
+    port = free_port()
+
+    async with health_server(port, lambda: True, lambda: {"sharing": "vmm"}):
+        _, body = await get(port, "/health")
+
+    assert json.loads(body) == {"status": "ready", "sharing": "vmm"}
 
 
 async def test_metrics_are_in_prometheus_s_format() -> None:

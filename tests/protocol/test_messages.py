@@ -9,6 +9,7 @@ from protocol.messages import (
     Cancel,
     DecodeJob,
     Failed,
+    InForce,
     PoolStatus,
     RequestId,
     TokenEvent,
@@ -43,7 +44,10 @@ POOL = PoolStatus(
     pool="p", model="m", block_size=4, max_model_len=8, vocab_size=10, num_waiting=0,
     num_parked=0, total=2, free=1, cached=0, referenced=1, quarantined=0,
 )  # fmt: skip
-WORKER = WorkerStatus(service="decode", worker_id="d", pool="p", pid=1, host="h")
+WORKER = WorkerStatus(
+    service="decode", worker_id="d", pool="p", pid=1, host="h",
+    in_force=InForce(device="cuda", dtype="bfloat16", lane_sms=(132, 76)),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("job", [prefill_job(), DECODE_JOB], ids=["prefill", "decode"])

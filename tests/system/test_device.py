@@ -38,9 +38,13 @@ async def test_workers_share_a_gpu_s_memory(
         after = await complete(mesh.url, **PROMPT)
         await wait_until(mesh.is_idle)
         miscounts = mesh.miscounts()
+        status = mesh.status()
 
     assert before["choices"][0]["text"] == after["choices"][0]["text"]
     assert miscounts == ""
+    assert status["pools"][0]["sharing"] == sharing
+    found = [each["in_force"] for each in status["processes"] if each["in_force"]]
+    assert [each["device"] for each in found] == ["cuda", "cuda"]
 
 
 def test_a_machine_without_a_gpu_is_named() -> None:

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from protocol import keys
-from protocol.messages import PoolCounts, PoolStatus, WorkerStatus
+from protocol.messages import InForce, PoolCounts, PoolStatus, WorkerStatus
 from protocol.wire import encode
 from tandem.status import show
 
@@ -48,6 +48,7 @@ def worker(worker_id: str, pid: int, host: str) -> WorkerStatus:
         host=host,
         running=3,
         ready=True,
+        in_force=InForce(device="cpu", dtype="float32", threads=2),
     )
 
 
@@ -83,8 +84,10 @@ async def test_json_lists_processes_and_blocks(
     assert process["service"] == "decode"
     assert process["pid"] == os.getpid()
     assert (process["running"], process["waiting"]) == (3, 0)
+    assert process["in_force"]["threads"] == 2
     (pool,) = state["pools"]
     assert (pool["pool"], pool["waiting"], pool["parked"]) == ("default", 1, 2)
+    assert pool["sharing"] == "memfd"
     assert pool["blocks"] == {
         "total": 10,
         "free": 4,
@@ -124,6 +127,8 @@ async def test_a_person_reads_tables(
 
     printed = capsys.readouterr().out
     assert "decode-1" in printed
+    assert "cpu float32, 2 threads" in printed
+    assert "memory shared by memfd" in printed
     assert "referenced" in printed
     assert "25.0%" in printed
     assert "recoveries" in printed
