@@ -30,6 +30,11 @@ class Batch:
     tiles: Ints  # [num_tiles, 4]
     last_rows: Ints  # [num_sampled], the packed index of each sampling chunk's end
 
+    @property
+    def tiles_by_cost(self) -> Ints:
+        """A late tile reads more keys; a GPU's kernel takes the last ones first."""
+        return self.tiles[np.argsort(self.tiles[:, 3], kind="stable")]
+
 
 def pack(
     chunks: Sequence[Chunk], block_size: int, tile_tokens: int = TILE_TOKENS

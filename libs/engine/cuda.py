@@ -78,14 +78,12 @@ class StepInputs:
     @classmethod
     def upload(cls, batch: Batch, device: torch.device) -> "StepInputs":
         """All of it in one copy over the bus."""
-        # The kernel takes the last tiles first: those that see the most keys.
-        tiles = batch.tiles[np.argsort(batch.tiles[:, 3], kind="stable")]
         parts: tuple[Ints, ...] = (
             batch.token_ids,
             batch.positions,
             batch.slot_mapping,
             batch.last_rows,
-            tiles,
+            batch.tiles_by_cost,
             batch.block_tables,
         )
         packed = np.concatenate([part.ravel() for part in parts]).astype(np.int32)

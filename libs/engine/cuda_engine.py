@@ -1,4 +1,4 @@
-"""The engine on a GPU: prompts kernel by kernel, decode steps as CUDA graphs."""
+"""The engine on a GPU: long prompts kernel by kernel, other steps as CUDA graphs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from engine.cuda_modules import speed_up
 from engine.device_sampler import sample
 from engine.drawing import draw
 from engine.forward import Forward
-from engine.graphs import Graphs
+from engine.graphs import Graphs, Sizes
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
 from engine.partition import Lanes
@@ -31,7 +31,8 @@ class Limits:
 
     max_num_seqs: int
     max_model_len: int  # tokens
-    decodes: bool = True  # else no graph is captured ahead
+    decodes: bool = True  # steps of one token of each sequence are captured ahead
+    prefills: bool = True  # and steps with prompts
 
 
 class CudaEngine:
@@ -74,15 +75,16 @@ class CudaEngine:
         blocks = DeviceBlocks.over(memory.blocks, geometry)
         forward = Forward(model, blocks.memory.device)
         width = geometry.num_blocks(limits.max_model_len)
-        graphs = {
-            index: Graphs(forward, blocks, limits.max_num_seqs, width, num_sms)
-            for index, num_sms in lanes.sizes.items()
-        }
         heads: int = config.get_text_config().num_attention_heads
         tile = min(tile_tokens(heads, layer.num_kv_heads) for layer in geometry.layers)
+        graphs = {
+            index: Graphs(
+                forward, blocks, Sizes(limits.max_num_seqs, width, tile, num_sms)
+            )
+            for index, num_sms in lanes.sizes.items()
+        }
         engine = cls(forward, blocks, graphs, lanes, tile, geometry)
-        if limits.decodes:
-            engine._capture()
+        engine._capture(limits)
         return engine
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
@@ -109,13 +111,13 @@ class CudaEngine:
 
     @property
     def without_graphs(self) -> str:
-        """Why decode steps run kernel by kernel; empty where graphs hold them."""
+        """Why all steps run kernel by kernel; empty where graphs hold them."""
         return next((each.reason for each in self._graphs.values()), "")
 
-    def _capture(self) -> None:
+    def _capture(self, limits: Limits) -> None:
         for index, graphs in self._graphs.items():
             with torch.cuda.stream(self._lanes.stream(index)):
-                graphs.capture_all()
+                graphs.capture_all(decodes=limits.decodes, prefills=limits.prefills)
 
     def _step(
         self, chunks: Sequence[Chunk], blocks: DeviceBlocks
@@ -123,27 +125,17 @@ class CudaEngine:
         stream, graphs = self._lanes.stream(self._lane), self._graphs[self._lane]
         with torch.cuda.stream(stream), torch.inference_mode():
             if blocks is self._blocks and graphs.suit(chunks):
-                logits, greedy = self._replayed(graphs, chunks)
+                logits, greedy = graphs.replay(chunks)
             else:
                 logits, greedy = self._computed(chunks, blocks)
             drawn = draw(logits, chunks, _Choice(greedy).sample)
         stream.synchronize()
         return drawn
 
-    def _replayed(
-        self, graphs: Graphs, chunks: Sequence[Chunk]
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of the rows that draw, and the most likely token of each."""
-        logits, greedy = graphs.replay(chunks)
-        drawing = [i for i, each in enumerate(chunks) if each.sample_index is not None]
-        if len(drawing) == len(chunks):
-            return logits, greedy
-        return logits[drawing], greedy[drawing]
-
     def _computed(
         self, chunks: Sequence[Chunk], blocks: DeviceBlocks
     ) -> tuple[Tensor, Tensor]:
-        """The same, kernel by kernel."""
+        """Logits of the rows that draw and the most likely token of each, kernel by kernel."""
         batch = pack(chunks, self._geometry.block_size, self._tile)
         inputs = StepInputs.upload(batch, self._device)
         logits = self._forward.run(

@@ -194,7 +194,8 @@ def _on_gpu(
         reason=reason,
         mps=mps.reason or "reachable",
     )
-    limits = Limits(settings.max_num_seqs, max_model_len, decodes)
+    prefills = settings.phases != "decode"
+    limits = Limits(settings.max_num_seqs, max_model_len, decodes, prefills)
     engine = CudaEngine.build(Path(settings.model), memory, limits, lanes)
     if engine.without_graphs:
         logger.warning("gpu.without_graphs", reason=engine.without_graphs)

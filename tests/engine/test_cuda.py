@@ -12,11 +12,18 @@ from triton_device import DEVICE
 
 from engine.batch import pack
 from engine.configuration import max_position, read_configuration
-from engine.cuda import DecodeAttention, DeviceBlocks, StepInputs, on_device
+from engine.cuda import (
+    CudaAttention,
+    DecodeAttention,
+    DeviceBlocks,
+    StepInputs,
+    on_device,
+)
 from engine.cuda_modules import GatedMLP, Part, RMSNorm, spanning, speed_up
 from engine.errors import UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.forward import Forward
+from engine.graphs import Packed, Sizes
 from engine.interface import Chunk
 from engine.products import Gated, Product, Sum
 from engine.proof import learn, prove, prove_stand_ins
@@ -203,6 +210,35 @@ def test_padding_rows_write_nothing(family: Callable[[str], Path]) -> None:
     k = blocks.memory[:, : layer.num_kv_heads * 16 * layer.k_head_dim]
     written = (k.view(4, layer.num_kv_heads, 16, -1) != 7.0).any(-1).any(1).nonzero()
     assert written.tolist() == [[0, 5], [1, 4]]
+
+
+def test_padding_beside_a_prompt_changes_nothing(
+    family: Callable[[str], Path],
+) -> None:
+    """
+    The inputs of a captured step, larger than what is asked, give the logits and the blocks
+    of a step of that size, and write nowhere else.
+    """
+    model = Model(family("llama"), "float32")
+    chunks = [Chunk([5], 3, [4], GREEDY, 0), Chunk([7, 8, 9], 0, [2], GREEDY, 0)]
+    sizes = Sizes(max_num_seqs=4, table_width=4, tile=16, num_sms=132)
+    packed = Packed(16, sizes, block_size=16, device=torch.device(DEVICE))
+    exact = StepInputs.upload(pack(chunks, 16), torch.device(DEVICE))
+    forward = Forward(model.served, torch.device(DEVICE))
+
+    packed.take(chunks)
+    answers, memories = [], []
+    for inputs in (exact, packed.inputs):
+        blocks = DeviceBlocks.scratch(5, model.geometry, torch.device(DEVICE))
+        blocks.memory.fill_(0.5)
+        attention = CudaAttention(blocks, inputs)
+        ids, positions = inputs.token_ids[None], inputs.positions[None]
+        with torch.inference_mode():
+            answers.append(forward.run(ids, positions, attention, inputs.rows)[:2])
+        memories.append(blocks.memory)
+
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*memories, atol=1e-5, rtol=1e-5)
 
 
 def test_a_batch_arrives_whole() -> None:

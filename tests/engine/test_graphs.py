@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from triton_device import DEVICE
 
-from engine.graphs import Rows, buckets
+from engine.graphs import TOKENS, Packed, Rows, Sizes, buckets
 from engine.interface import Chunk
 from protocol.sampling import SamplingParams
 
@@ -72,6 +72,62 @@ def test_an_equal_table_of_another_sequence_is_no_reason_to_trust_it() -> None:
     step.take([token(8, 9, [3, 4, 0])])
 
     assert step.tables[0, :3].tolist() == [3, 4, 0]
+
+
+def test_a_step_with_a_prompt_arrives_among_padding() -> None:
+    """
+    Tokens beyond it write to no slot, tiles before it have no token, and the rows that draw
+    come first.
+    """
+    sizes = Sizes(max_num_seqs=3, table_width=6, tile=2, num_sms=132)
+    step = Packed(8, sizes, block_size=4, device=torch.device(DEVICE))
+    prompt = Chunk([5, 6, 7], 0, [3], GREEDY, None)
+
+    drawn = step.take([token(9, 4, [1, 2]), prompt])
+
+    inputs = step.inputs
+    assert drawn == slice(1)
+    assert inputs.rows.tolist() == [0, 0, 0]
+    assert inputs.token_ids.tolist() == [9, 5, 6, 7, 0, 0, 0, 0]
+    assert inputs.positions.tolist() == [4, 0, 1, 2, 0, 0, 0, 0]
+    assert inputs.slot_mapping.tolist() == [8, 12, 13, 14, -1, -1, -1, -1]
+    assert inputs.tiles[:4].tolist() == [[0, 0, 0, 0]] * 4
+    assert inputs.tiles[4:].tolist() == [[1, 1, 2, 0], [1, 3, 1, 2], [0, 0, 1, 4]]
+    assert inputs.block_tables[:, :2].tolist() == [[1, 2], [3, 0], [0, 0]]
+
+
+def test_a_smaller_step_leaves_nothing_of_the_one_before() -> None:
+    """
+    What a larger step had sent is padding in the next one.
+    """
+    sizes = Sizes(max_num_seqs=2, table_width=2, tile=4, num_sms=132)
+    step = Packed(8, sizes, block_size=4, device=torch.device(DEVICE))
+    step.take([Chunk([5, 6, 7, 8, 9, 3], 0, [3, 0], GREEDY, 0)])
+
+    step.take([Chunk([4], 4, [2, 1], GREEDY, 0)])
+
+    assert step.token_ids.tolist() == [4, *[0] * 7]
+    assert step.inputs.slot_mapping.tolist() == [4, *[-1] * 7]
+    assert step.inputs.tiles.tolist() == [*[[0, 0, 0, 0]] * 3, [0, 0, 1, 4]]
+
+
+def test_every_tile_of_a_step_has_a_place() -> None:
+    """
+    Each chunk may end in a tile that is not full.
+    """
+    sizes = Sizes(max_num_seqs=64, table_width=64, tile=16, num_sms=132)
+
+    for size in TOKENS:
+        step = Packed(size, sizes, block_size=16, device=torch.device(DEVICE))
+        rest = size
+        chunks = []
+        for left in reversed(range(min(64, size))):
+            count = min(17, rest - left)
+            table = list(range(64))
+            chunks.append(Chunk([1] * count, 0, table, GREEDY, 0))
+            rest -= count
+        step.take(chunks)
+        assert int((step.inputs.tiles[:, 2]).sum()) == size - rest
 
 
 def test_buckets_are_few_and_fit() -> None:
