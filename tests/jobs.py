@@ -1,6 +1,7 @@
 """Jobs and pools of the size that tests need."""
 
 import time
+from typing import Any
 from zlib import crc32
 
 from kv.operations import BeginLoad, Held, Progress, Record
@@ -49,13 +50,14 @@ def first_token(request_id: str) -> int:
     return 1 if request_id == "r1" else crc32(request_id.encode()) >> 1
 
 
-def loaded_pool(num_blocks: int) -> Pool:
-    """A pool of blocks of four tokens, as after a load."""
+def loaded_pool(num_blocks: int, **changes: Any) -> Pool:
+    """A pool of blocks of four tokens, as after a load; `changes` are of the load."""
+    load = LOAD.changed(**changes)
     memory = PoolMemory(num_blocks, block_size=4, max_model_len=0)
-    memory.begin_load("loader", LOAD)
+    memory.begin_load("loader", load)
     memory.commit_load("loader")
     pool = Pool("p", memory, max_waiting=10)
-    pool.store = Store(LOAD.geometry, num_blocks, max_waiting=10)
+    pool.store = Store(load.geometry, num_blocks, max_waiting=10)
     return pool
 
 

@@ -4,6 +4,7 @@
   + StoreLost       the connection is gone: a worker has to attach anew
   + LeaseLost       the store took everything back: this process must end
   + Refused         the store will not do this for this peer; the text says why
+  + TransferLost    the other store is gone or silent in the middle of a transfer
   + NoRoom          a segment cannot be made or mapped; the text says why
 """
 
@@ -24,6 +25,10 @@ class LeaseLost(StoreError, Unreachable):
 
 class Refused(StoreError):
     """The store will not serve this peer."""
+
+
+class TransferLost(StoreError):
+    """The other end of a transfer is gone or silent."""
 
 
 class NoRoom(StoreError):

@@ -72,6 +72,17 @@ NUM_PREEMPTIONS = Counter(
 )
 PARKS = Counter("tandem_parks_total", "Sequences left in the store for another worker.")
 ADOPTIONS = Counter("tandem_adoptions_total", "Parked sequences that a worker took.")
+TRANSFERRED_BYTES = Counter(
+    "tandem_kv_transfer_bytes_total", "K/V fetched from other pools."
+)
+TRANSFER_SECONDS = Histogram(
+    "tandem_kv_transfer_seconds",
+    "One sequence's K/V, from asking its source to having it.",
+    buckets=_LATENCY_BUCKETS,
+)
+FAILED_TRANSFERS = Counter(
+    "tandem_kv_transfers_failed_total", "Transfers that ended before their end."
+)
 RECOVERIES = Counter(
     "tandem_recoveries_total", "Sequences taken from workers that were lost."
 )

@@ -7,6 +7,7 @@ several of them on a Redis cluster.
 DEAD_LETTERS = "tandem:dead-letters"
 GROUP_OF_PREFILL = "prefill"
 GROUP_OF_DECODE = "decode"
+GROUP_OF_TRANSFERS = "store"
 ALL_WORKERS = "tandem:worker:*"
 ALL_POOLS = "tandem:pool:*"
 
@@ -17,6 +18,10 @@ def prefill(pool: str) -> str:
 
 def decode(pool: str) -> str:
     return f"tandem:{{{pool}}}:decode"
+
+
+def transfers(pool: str) -> str:
+    return f"tandem:{{{pool}}}:transfers"
 
 
 def control(pool: str) -> str:

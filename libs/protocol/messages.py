@@ -51,6 +51,23 @@ class DecodeJob(Message):
     deadline: float
 
 
+class Source(Message):
+    """A store that has the K/V of a sequence, and which generation of it that is."""
+
+    address: str  # host:port of its transfers
+    store: str  # worker id of that store
+    generation: int
+
+
+class TransferJob(Message):
+    """Fetch the K/V of this sequence from another pool, and let it be decoded here."""
+
+    type: Literal["transfer"] = "transfer"
+    sequence: PrefillJob  # with all of its tokens
+    source: Source
+    num_cached_tokens: int = 0  # of the prompt, where it was computed
+
+
 class Cancel(Message):
     """The client is gone or has enough: free whatever this request holds."""
 
@@ -165,6 +182,7 @@ class PoolStatus(Message):
     pool: str
     store: str = ""  # worker id of the store: another one has none of the old memory
     sharing: Sharing = "memfd"  # how workers come to its memory
+    handoff_pool: str = ""  # who decodes what is computed here; empty: this pool
     model: str
     block_size: int
     max_model_len: int  # tokens, prompt and output together
@@ -182,6 +200,7 @@ class PoolStatus(Message):
         """As `tandem status --json` and `GET /v1/pools` show it."""
         return {
             "pool": self.pool,
+            "handoff_pool": self.handoff_pool,
             "model": self.model,
             "sharing": self.sharing,
             "block_size": self.block_size,
@@ -199,6 +218,7 @@ Reply = Annotated[TokenEvents | Failed, Field(discriminator="type")]
 Status = Annotated[WorkerStatus | PoolStatus, Field(discriminator="type")]
 
 decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
+decode_transfer: Decoder[TransferJob] = Decoder(TransferJob)
 decode_cancel: Decoder[Cancel] = Decoder(Cancel)
 decode_reply: Decoder[TokenEvents | Failed] = Decoder(Reply)
 decode_status: Decoder[WorkerStatus | PoolStatus] = Decoder(Status)

@@ -1,6 +1,7 @@
 """Tells the pool's streams what the store parked, and clients what it gave up on.
 
-Every handoff goes through here: prefill to decode, drain, and a worker's death.
+Every handoff goes through here: prefill to decode, drain, a worker's death, and another
+pool.
 """
 
 import asyncio
@@ -12,12 +13,13 @@ from redis.asyncio import Redis
 from kvstore.pool import Pool
 from kvstore.records import SequenceRecord
 from kvstore.store import Failure
+from kvstore.transport import KVTransport, LocalTransport
 from mesh import metrics
 from mesh.connect import LOST
 from mesh.streams import MAX_DEAD_LETTERS, Letter, post, send, send_all
 from mesh.timing import pause
 from protocol import keys
-from protocol.messages import Failed, PrefillJob
+from protocol.messages import Failed, RequestId
 from protocol.wire import encode
 
 RETRY_SECONDS = 0.1
@@ -29,9 +31,13 @@ logger = structlog.get_logger()
 class Announcer:
     """Empties the store's queues into Redis, in order, however long Redis is away."""
 
-    def __init__(self, redis: Redis, pool: Pool) -> None:
+    def __init__(
+        self, redis: Redis, pool: Pool, transport: KVTransport | None = None
+    ) -> None:
+        """Without a transport everything goes on in this pool."""
         self._redis = redis
         self._pool = pool
+        self._transport = transport or LocalTransport(pool.name)
         self._awake = asyncio.Event()
 
     def wake(self) -> None:
@@ -64,13 +70,10 @@ class Announcer:
             store.failures.popleft()
 
     def _letter(self, record: SequenceRecord) -> Letter:
-        job = record.next_job()
-        name = self._pool.name
-        is_prefill = isinstance(job, PrefillJob)
-        stream = keys.prefill(name) if is_prefill else keys.decode(name)
+        stream, job = self._transport.announcement(record)
         fields = {
-            "request_id": job.request_id,
-            "reply_to": job.reply_to,
+            "request_id": record.request_id,
+            "reply_to": record.request.reply_to,
             "body": encode(job),
         }
         return Letter(stream, fields)
@@ -79,12 +82,19 @@ class Announcer:
         request = failure.request
         logger.warning("request.failed", id=request.request_id, reason=failure.reason)
         metrics.DEAD_LETTERS.inc()
-        event = Failed(request_id=request.request_id, reason=failure.reason)
         letter = {
             "request_id": request.request_id,
             "reason": failure.reason,
         }
         await send(self._redis, keys.DEAD_LETTERS, letter, MAX_DEAD_LETTERS)
-        await post(
-            self._redis, {keys.replies(request.reply_to): {"body": encode(event)}}
+        await tell_failed(
+            self._redis, request.request_id, request.reply_to, failure.reason
         )
+
+
+async def tell_failed(
+    redis: Redis, request_id: RequestId, reply_to: str, reason: str
+) -> None:
+    """Its client gets an error."""
+    event = Failed(request_id=request_id, reason=reason)
+    await post(redis, {keys.replies(reply_to): {"body": encode(event)}})

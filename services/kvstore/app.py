@@ -3,7 +3,9 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import structlog
 from redis.asyncio import Redis
@@ -14,8 +16,11 @@ from kv.segments import HostSegment, SegmentMaker
 from kvstore.announcer import Announcer
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
+from kvstore.receiver import Receiver
+from kvstore.sender import sending, transfer_listener
 from kvstore.server import serve_pool
 from kvstore.settings import Settings
+from kvstore.transport import KVTransport, LocalTransport, TcpTransport
 from mesh import metrics
 from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
@@ -30,35 +35,44 @@ from protocol.wire import MalformedMessage, encode
 CANCELS_AT_ONCE = 1000
 RETRY_SECONDS = 0.2
 LOOKS_PER_LEASE = 8
+LATE_SECONDS = 5.0  # between looks for what nobody waits for any more
 
 logger = structlog.get_logger()
 
 
 async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
+    check_transfers(settings)
     memory = PoolMemory(
         settings.kv_blocks,
         settings.block_size,
         settings.max_model_len,
         segment_maker_of(settings),
     )
-    pool = Pool(settings.pool, memory, settings.max_waiting)
-    async with (
-        connect(settings.redis_url) as redis,
-        health_server(
-            settings.health_port, lambda: pool.store is not None, lambda: facts(pool)
-        ),
-    ):
-        announcer, news = Announcer(redis, pool), asyncio.Event()
+    pool = Pool(settings.pool, memory, settings.max_waiting, settings.handoff_pool)
+    news = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connect(settings.redis_url))
+        await stack.enter_async_context(
+            health_server(
+                settings.health_port,
+                lambda: pool.store is not None,
+                lambda: facts(pool),
+            )
+        )
+        transport, listener = transport_of(settings, worker_id, stack)
+        announcer = Announcer(redis, pool, transport)
 
         def on_change() -> None:
             news.set()
             if pool.has_announcements or stopping.is_set():
                 announcer.wake()
 
-        async with (
-            serve_pool(settings.store_socket, pool, on_change),
-            asyncio.TaskGroup() as tasks,
-        ):
+        await stack.enter_async_context(
+            serve_pool(settings.store_socket, pool, on_change)
+        )
+        if listener is not None:
+            await stack.enter_async_context(sending(listener, pool, on_change))
+        async with asyncio.TaskGroup() as tasks:
             tasks.create_task(announcer.run(stopping), name="announcer")
             tasks.create_task(
                 watch_leases(pool, settings.lease_seconds, on_change, stopping),
@@ -68,9 +82,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 tasks.create_task(
                     check_always(pool, settings.check_seconds, stopping), name="checks"
                 )
-            cancels = tasks.create_task(
-                take_cancels(redis, pool, on_change, stopping), name="cancels"
-            )
+            tasks.create_task(drop_late(pool, on_change, stopping), name="deadlines")
             tasks.create_task(
                 heartbeat(
                     redis,
@@ -81,9 +93,56 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 ),
                 name="heartbeat",
             )
+            reading = [
+                tasks.create_task(
+                    take_cancels(redis, pool, on_change, stopping), name="cancels"
+                )
+            ]
+            if settings.device == "cpu":
+                receiver = Receiver(redis, pool, announcer, worker_id)
+                reading.append(
+                    tasks.create_task(receiver.run(stopping), name="transfer jobs")
+                )
             await stopping.wait()
             on_change()
-            cancels.cancel()  # it may be in the middle of a blocking read
+            for task in reading:
+                task.cancel()  # it may be in the middle of a blocking read
+
+
+def check_transfers(settings: Settings) -> None:
+    """ConfigurationError for a handoff that is not possible."""
+    if not settings.handoff_pool:
+        return
+    if settings.device == "cuda":
+        raise ConfigurationError(
+            "TANDEM_HANDOFF_POOL needs TANDEM_DEVICE=cpu: K/V is moved between pools in "
+            "the host's memory only"
+        )
+    if settings.handoff_pool == settings.pool:
+        raise ConfigurationError("TANDEM_HANDOFF_POOL is this pool itself")
+
+
+def transport_of(
+    settings: Settings, worker_id: str, stack: AsyncExitStack
+) -> tuple[KVTransport, socket.socket | None]:
+    """How finished prompts come to decode; and where their K/V is asked for, if it is."""
+    local = LocalTransport(settings.pool)
+    if not settings.handoff_pool:
+        return local, None
+    host = settings.transfer_host
+    listener = stack.enter_context(transfer_listener(host, settings.transfer_port))
+    address = f"{host}:{listener.getsockname()[1]}"
+    return TcpTransport(local, settings.handoff_pool, address, worker_id), listener
+
+
+async def drop_late(
+    pool: Pool, on_change: Callable[[], None], stopping: asyncio.Event
+) -> None:
+    """What waits for a pool that is away waits no longer than its client."""
+    async for _ in every(LATE_SECONDS, stopping):
+        if pool.store is not None:
+            pool.store.drop_late(time.time())
+            on_change()
 
 
 def segment_maker_of(settings: Settings) -> SegmentMaker:

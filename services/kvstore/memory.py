@@ -5,12 +5,13 @@ loader) -> *filling* (the loader has the segment) -> *ready*; whoever drops out 
 way takes it back to *empty*, and the next worker that attaches is asked.
 """
 
+import os
 from dataclasses import dataclass
 
 from kv.errors import NoRoom
 from kv.operations import Attached, BeginLoad, Loading, LoadWanted, RefusedReply, Room
-from kv.segments import HostSegment, Segment, SegmentMaker
-from protocol.memory import Sharing
+from kv.segments import HostSegment, Mapping, Segment, SegmentMaker
+from protocol.memory import KVGeometry, Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class PoolMemory:
         self._block_size = block_size
         self._max_model_len = max_model_len
         self._state: _Asked | _Filling | _Ready | None = None
+        self._mapping: Mapping | None = None
 
     @property
     def load(self) -> BeginLoad | None:
@@ -75,6 +77,32 @@ class PoolMemory:
         room = self.num_blocks * self.load.geometry.block_size
         limit = min(room, self.load.facts.max_position)
         return min(limit, self._max_model_len) if self._max_model_len else limit
+
+    def block(self, index: int) -> memoryview:
+        """The bytes of one block in the host's memory, to be moved as they are."""
+        assert isinstance(self._state, _Ready), "nothing is loaded"
+        if self._mapping is None:
+            (descriptor,) = self._state.blocks.descriptors
+            self._mapping = Mapping(os.dup(descriptor), writable=True)
+        size = self._state.load.geometry.block_bytes
+        return self._mapping.view[index * size : (index + 1) * size]
+
+    def difference(self, fingerprint: str, geometry: KVGeometry) -> str:
+        """Why a pool of these could make nothing of this one's K/V; empty if it can."""
+        assert self.load, "nothing is loaded"
+        mine = self.load
+        if fingerprint != mine.facts.fingerprint:
+            return (
+                f"the pools differ in model or dtype: {mine.facts.model} "
+                f"({mine.facts.fingerprint}) here, {fingerprint} there"
+            )
+        if geometry != mine.geometry:
+            return (
+                f"the pools' KV blocks differ: of {mine.geometry.block_size} tokens and "
+                f"{mine.geometry.block_bytes} bytes here, of {geometry.block_size} tokens "
+                f"and {geometry.block_bytes} bytes there"
+            )
+        return ""
 
     def attach(
         self, peer: str, fingerprint: str

@@ -35,8 +35,12 @@ NOTHING_LOADED = RefusedReply(reason="no model is loaded yet: attach first")
 class Pool:
     """What one kvstore process owns."""
 
-    def __init__(self, name: str, memory: PoolMemory, max_waiting: int) -> None:
+    def __init__(
+        self, name: str, memory: PoolMemory, max_waiting: int, handoff_pool: str = ""
+    ) -> None:
+        """`handoff_pool` decodes what this one computed; empty: this one itself."""
         self.name = name
+        self.handoff_pool = handoff_pool
         self.memory = memory
         self.store: Store | None = None  # exists once a model is loaded
         self._max_waiting = max_waiting
@@ -141,6 +145,7 @@ class Pool:
         return PoolStatus(
             pool=self.name,
             sharing=self.memory.sharing,
+            handoff_pool=self.handoff_pool,
             model=self.memory.load.facts.model,
             block_size=store.geometry.block_size,
             max_model_len=self.memory.max_model_len,

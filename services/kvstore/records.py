@@ -6,7 +6,7 @@ from enum import Enum
 from kv.operations import Progress, Record
 from protocol.block_hash import BlockHash, block_hash, root_hash
 from protocol.memory import KVGeometry
-from protocol.messages import DecodeJob, PrefillJob, RequestId
+from protocol.messages import DecodeJob, PrefillJob, RequestId, Source
 
 
 class Status(Enum):
@@ -48,6 +48,7 @@ class SequenceRecord:
     block_table: list[int] = field(default_factory=list)
     # (from, to): blocks to copy before the next step; `from` is referenced until then.
     copies: list[tuple[int, int]] = field(default_factory=list)
+    source: Source | None = None  # where its K/V is to be fetched, until it was
     leader: "SequenceRecord | None" = None
     awaited: BlockHash | None = None  # what it follows its leader for
     followers: "list[SequenceRecord]" = field(default_factory=list)
@@ -133,16 +134,20 @@ class SequenceRecord:
         wanted = min(-(-len(self.token_ids) // self.block_size), self.max_blocks)
         return max(0, wanted - len(self.block_table))
 
+    def as_prompt(self) -> PrefillJob:
+        """All of it, for who has nothing of it yet."""
+        return self.request.changed(
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs),
+            generation=self.generation,
+        )
+
     def next_job(self) -> PrefillJob | DecodeJob:
         """The message that asks some worker to go on with this sequence."""
         num_outputs = len(self.token_ids) - self.request.num_prompt_tokens
         num_missing = len(self.token_ids) - self.num_computed_tokens
         if num_outputs == 0 or num_missing > 1:
-            return self.request.changed(
-                token_ids=tuple(self.token_ids),
-                logprobs=tuple(self.logprobs),
-                generation=self.generation,
-            )
+            return self.as_prompt()
         return DecodeJob(
             request_id=self.request_id,
             generation=self.generation,

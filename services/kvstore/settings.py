@@ -8,6 +8,8 @@ from kv.cuda import Wanted
 from mesh.settings import ServiceSettings
 from protocol.memory import Device
 
+POOL_OR_NONE = r"^[A-Za-z0-9_.-]{0,64}$"
+
 
 class Settings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
@@ -18,5 +20,8 @@ class Settings(ServiceSettings):
     max_model_len: int = Field(
         default=0, ge=0
     )  # tokens; 0: what model and blocks allow
+    handoff_pool: str = Field(default="", pattern=POOL_OR_NONE)  # decodes; empty: here
+    transfer_host: str = "127.0.0.1"  # where stores of other pools find this one
+    transfer_port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
     check_seconds: float = Field(default=0, ge=0)  # between self-checks; 0: none
     max_waiting: int = Field(default=4096, ge=1)  # sequences that wait for blocks

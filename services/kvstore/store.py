@@ -9,7 +9,8 @@ Longer than other modules: every way to get or to lose a sequence is to be seen 
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kv.operations import Advanced, Gone, Growth, Held, Progress, Queued, Record
@@ -18,7 +19,7 @@ from kvstore.counts import Counts
 from kvstore.records import SequenceRecord, Status
 from kvstore.room import Room
 from protocol.memory import KVGeometry
-from protocol.messages import PrefillJob, RequestId
+from protocol.messages import PrefillJob, RequestId, Source, TransferJob
 
 MAX_DEATHS = 3  # owners in a row that died without one step: the request is poison
 MAX_ENDED = 16_384  # requests remembered after their end, so that none starts again
@@ -48,6 +49,7 @@ class Store:
         self._owned: dict[str, dict[RequestId, SequenceRecord]] = {}
         # Of each worker, what it has to give back as soon as it is between two steps.
         self._due: dict[str, list[SequenceRecord]] = {}
+        self._carriers: set[str] = set()  # peers that move K/V and compute nothing
         self._disowned: list[RequestId] = []  # since the last step was recorded
         self._ended: OrderedDict[RequestId, None] = OrderedDict()
 
@@ -75,12 +77,13 @@ class Store:
     @property
     def owners(self) -> list[str]:
         """The workers that hold something."""
-        return [worker_id for worker_id, held in self._owned.items() if held]
+        holding = [worker_id for worker_id, held in self._owned.items() if held]
+        return [peer for peer in holding if peer not in self._carriers]
 
     @property
     def num_computing(self) -> int:
         """Workers that hold something, at least the one that asks."""
-        return max(1, sum(bool(held) for held in self._owned.values()))
+        return max(1, len(self.owners))
 
     def parked(self, request_id: RequestId) -> SequenceRecord | None:
         """The record, if it is still nobody's."""
@@ -93,8 +96,13 @@ class Store:
             return self._come_back(known, job, worker_id)
         if job.request_id in self._ended:
             return Gone()
+        return self._enter(self._new_record(job), worker_id)
+
+    def _new_record(self, job: PrefillJob) -> SequenceRecord:
         self._num_admitted += 1
-        record = SequenceRecord.admit(job, self.geometry, self._num_admitted)
+        return SequenceRecord.admit(job, self.geometry, self._num_admitted)
+
+    def _enter(self, record: SequenceRecord, worker_id: str) -> Record | Queued | Gone:
         if record.max_blocks > self.blocks.num_blocks:
             return self._refuse(record, "the request can never fit into the pool")
         if self._room.num_waiting >= self._max_waiting:
@@ -193,6 +201,81 @@ class Store:
             self._lose(record)
         self._serve_line()
 
+    @contextmanager
+    def carrying(self, name: str) -> Iterator[str]:
+        """A peer of this process that moves K/V: it computes nothing, nor hangs alone.
+
+        What it holds at its end is parked.
+        """
+        self._carriers.add(name)
+        try:
+            yield name
+        finally:
+            held = self._owned.get(name, {}).values()
+            self.park([Held(r.request_id, r.generation) for r in held], name)
+            self._owned.pop(name, None)
+            self._due.pop(name, None)
+            self._carriers.remove(name)
+
+    def receive(self, job: TransferJob, carrier: str) -> Record | Queued | Gone | None:
+        """The right to fetch a sequence from its source.
+
+        None when it is here already, or has ended: its source may forget it.
+        """
+        sequence = job.sequence
+        known = self._records.get(sequence.request_id)
+        if known is None:
+            if sequence.request_id in self._ended:
+                return None
+            record = self._new_record(sequence)
+            record.source = job.source
+            record.num_cached_tokens = job.num_cached_tokens
+            answer = self._enter(record, carrier)
+            return None if isinstance(answer, Gone) else answer
+        if known.source is None:
+            self._readdress(known, sequence)
+            return None
+        latest = known.request.attempt, known.source.generation
+        if (sequence.attempt, job.source.generation) > latest:
+            known.source = job.source
+        return self._come_back(known, sequence, carrier)
+
+    def received(self, step: Progress, carrier: str) -> Source | None:
+        """Its K/V is here: it is parked like any other. The answer is its source."""
+        held = Held(step.request_id, step.generation)
+        for record in self._held([held], carrier):
+            source, record.source = record.source, None
+            if step.num_computed_tokens > record.num_computed_tokens:
+                self.advance([step], carrier)
+            self.park([held], carrier)
+            return source
+        return None
+
+    def give_up(self, held: Held, source: Source, carrier: str) -> None:
+        """This source has it no more: forget it, unless it is elsewhere by now."""
+        for record in self._held([held], carrier):
+            if record.source == source:
+                self.forget([held], carrier)
+            else:
+                self.park([held], carrier)
+
+    def fail(self, held: Held, reason: str, carrier: str) -> None:
+        """It can never be served: its client gets an error."""
+        for record in self._held([held], carrier):
+            self.failures.append(Failure(record.request, reason))
+            self._end(record)
+        self._serve_line()
+
+    def drop_late(self, now: float) -> None:
+        """Nobody waits for what is parked, and for a pool that is away, for so long."""
+        late = [
+            record.request_id
+            for record in self._records.values()
+            if record.owner is None and record.request.deadline < now
+        ]
+        for request_id in late:
+            self.cancel(request_id)
+
     def check(self) -> None:
         """Whole-structure invariants; raises AssertionError."""
         owned = {id for held in self._owned.values() for id in held}
@@ -271,19 +354,24 @@ class Store:
         A gateway that lost what was posted to it has a new address, and sends its
         requests again: the next owner tells it everything from the start.
         """
-        if job.attempt > record.request.attempt:
-            record.request = record.request.changed(
-                reply_to=job.reply_to, attempt=job.attempt
-            )
-            if record.owner is not None:
-                record.is_recalled = True
-                self._demand(record)
-        elif job.generation != record.generation:
+        if not self._readdress(record, job) and job.generation != record.generation:
             return Gone()
         if record.status is not Status.PARKED:
             return Gone()
         self.counts.adopted()
         return self._adopt(record, worker_id)
+
+    def _readdress(self, record: SequenceRecord, job: PrefillJob) -> bool:
+        """Whether the job is of a later attempt, perhaps from another address."""
+        if job.attempt <= record.request.attempt:
+            return False
+        record.request = record.request.changed(
+            reply_to=job.reply_to, attempt=job.attempt
+        )
+        if record.owner is not None:
+            record.is_recalled = True
+            self._demand(record)
+        return True
 
     def _adopt(self, record: SequenceRecord, worker_id: str) -> Record:
         record.status = Status.OWNED
