@@ -187,22 +187,22 @@ def steps(
 def lanes_of(engine: CudaEngine, lanes: Lanes) -> Iterator[Figure]:
     """What a part of the multiprocessors costs, and a change between part and whole."""
     chunks = [chunk(i, 1, CONTEXT - 1) for i in range(8)]
-    engine.share_cores(1)
+    engine.share(100, 1)
     whole = seconds(lambda: engine.step(chunks), 50)
     yield Figure("decode of 8, all SMs", 1000 * whole)
-    engine.share_cores(2)
+    engine.share(1, 1)
     part = seconds(lambda: engine.step(chunks), 50)
     split = lanes.split(0)
     yield Figure(f"decode of 8, {split.decode_sms if split else 0} SMs", 1000 * part)
     numbers = iter(range(1 << 30))
 
     def switched() -> None:
-        engine.share_cores(1 + next(numbers) % 2)
+        engine.share((50, 100)[next(numbers) % 2], 1)
         engine.step(chunks)
 
     both = seconds(switched, 100)
     yield Figure("a change of lanes", 1000 * (both - (whole + part) / 2))
-    engine.share_cores(1)
+    engine.share(100, 1)
 
 
 ATTACHER = """

@@ -8,15 +8,17 @@ from redis.asyncio import Redis
 from mesh.streams import Consumer, Tail, post
 from protocol import keys
 from protocol.messages import (
+    Cancel,
     Failed,
     FinishReason,
     PoolStatus,
     PrefillJob,
     RequestId,
+    Shares,
     TokenEvent,
     TokenEvents,
     WorkerStatus,
-    decode_cancel,
+    decode_control,
     decode_job,
 )
 from protocol.wire import encode
@@ -85,6 +87,7 @@ class FakePool:
         self.script: Script = counting
         self.jobs: list[PrefillJob] = []
         self.cancelled: list[RequestId] = []
+        self.shares: list[Shares] = []
 
     @property
     def job(self) -> PrefillJob:
@@ -148,5 +151,8 @@ class FakePool:
     async def _note_cancels(self) -> None:
         while not self.stopping.is_set():
             for entry in await self._control.read(16):
-                cancel = decode_cancel(entry.fields[b"body"])
-                self.cancelled.append(cancel.request_id)
+                match decode_control(entry.fields[b"body"]):
+                    case Cancel(request_id=request_id):
+                        self.cancelled.append(request_id)
+                    case Shares() as shares:
+                        self.shares.append(shares)

@@ -57,7 +57,7 @@ def loaded_pool(num_blocks: int, **changes: Any) -> Pool:
     memory.begin_load("loader", load)
     memory.commit_load("loader")
     pool = Pool("p", memory, max_waiting=10)
-    pool.store = Store(load.geometry, num_blocks, max_waiting=10)
+    pool.store = Store(load.geometry, num_blocks, 10, pool.division)
     return pool
 
 

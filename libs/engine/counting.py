@@ -21,8 +21,12 @@ class CountingEngine:
         token_id = (chunk.token_ids[-1] + 1) % self._vocab_size
         return Drawn(token_id, 0.0 if chunk.sampling.logprobs else None)
 
-    def share_cores(self, num_computing: int) -> None:
-        """It needs none."""
+    def share(self, percent: int, num_peers: int) -> None:
+        """It needs nothing."""
+
+    @property
+    def computes_on(self) -> str:
+        return ""
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Nothing was written, so nothing is copied."""

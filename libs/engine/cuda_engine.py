@@ -99,9 +99,14 @@ class CudaEngine:
                 self._blocks.copy(source, target)
         stream.synchronize()
 
-    def share_cores(self, num_computing: int) -> None:
-        """Keep to our side of the split while others compute too."""
-        self._lane = 0 if num_computing > 1 and self._lanes.mode == "green" else None
+    def share(self, percent: int, num_peers: int) -> None:
+        """Keep to the lane nearest to that (see `Engine.share`); peers have it together."""
+        self._lane = self._lanes.nearest(percent)
+
+    @property
+    def computes_on(self) -> str:
+        sizes = self._lanes.sizes
+        return f"{sizes[self._lane]} of {sizes[None]} SMs"
 
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""

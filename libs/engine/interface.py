@@ -42,8 +42,14 @@ class Engine(Protocol):
         """
         ...
 
-    def share_cores(self, num_computing: int) -> None:
-        """So many workers compute on these cores from the next step on."""
+    def share(self, percent: int, num_peers: int) -> None:
+        """From the next step on compute on that much of the machine, together with so
+        many workers, this one included."""
+        ...
+
+    @property
+    def computes_on(self) -> str:
+        """What that is, in words."""
         ...
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:

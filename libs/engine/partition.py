@@ -130,6 +130,12 @@ class Lanes:
         sizes: dict[int | None, int] = {None: self._whole.num_sms}
         return sizes | {index: lane.num_sms for index, lane in enumerate(self._lanes)}
 
+    def nearest(self, percent: int) -> int | None:
+        """Of the streams that there are, whose SMs are nearest to that share of all."""
+        sizes = self.sizes
+        wanted = percent * self._whole.num_sms / 100
+        return min(sizes, key=lambda index: abs(sizes[index] - wanted))
+
     def stream(self, index: int | None) -> torch.cuda.Stream:
         """The lane of that split; `whole` for None, and always where nothing is split."""
         return self._lane(index).stream

@@ -1,9 +1,18 @@
-"""How many of its cores a process computes on. What they compute is not known here."""
+"""How many of its cores a process computes on. What they compute is not known here.
+
+A share need not be a whole number of cores: 60 % of two are one thread in four steps of
+five, and two threads in the fifth. The kernel's scheduler does the rest: while the shares
+of all are no more than the cores, each thread finds a core of its own; beyond that they
+compete. It needs no privilege, and any number of threads may follow any other; weights
+(nice) can only be lowered without one.
+"""
 
 import os
 
 import numba
 import torch
+
+CORE = 100  # what one core is, in percent
 
 
 class Threads:
@@ -14,14 +23,22 @@ class Threads:
         self._cores = len(os.sched_getaffinity(0))
         most: int = numba.config.NUMBA_NUM_THREADS
         self.limit = min(limit or self._cores, most)
-        self.count = self.limit
+        self._wanted = self.limit * CORE  # on average
+        self._owed = 0  # by the steps so far
+        self.count = self.limit  # in the step that is computed
 
-    def share(self, num_computing: int) -> None:
-        """So many processes compute on these cores: this one takes a fair part."""
-        self.count = max(1, min(self.limit, self._cores // max(1, num_computing)))
+    @property
+    def in_words(self) -> str:
+        return f"{self._wanted / CORE:g} of {self._cores} cores"
+
+    def share(self, percent: int, num_peers: int) -> None:
+        """Together with so many processes take that much of the cores; at least one."""
+        wanted = self._cores * percent // num_peers
+        self._wanted = max(CORE, min(self.limit * CORE, wanted))
 
     def apply(self) -> None:
-        """For what the calling thread computes next."""
+        """For the step that the calling thread computes next."""
+        self.count, self._owed = divmod(self._owed + self._wanted, CORE)
         numba.set_num_threads(self.count)  # numba keeps it for each thread apart
         if torch.get_num_threads() != self.count:
             torch.set_num_threads(self.count)

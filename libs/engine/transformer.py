@@ -70,9 +70,13 @@ class TransformerEngine:
         for source, target in copies:
             self._blocks.copy(source, target)
 
-    def share_cores(self, num_computing: int) -> None:
-        """Leave a fair part of the cores to others (see `Engine.share_cores`)."""
-        self._threads.share(num_computing)
+    def share(self, percent: int, num_peers: int) -> None:
+        """Leave the rest of the cores to others (see `Engine.share`)."""
+        self._threads.share(percent, num_peers)
+
+    @property
+    def computes_on(self) -> str:
+        return self._threads.in_words
 
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""

@@ -47,7 +47,7 @@ from kv.operations import (
 )
 from kv.segments import Mapped, Mapping
 from protocol.memory import SegmentHandle
-from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
+from protocol.messages import Cancel, Phase, PoolStatus, PrefillJob, RequestId
 from protocol.wire import encode
 
 ANSWER_SECONDS = 10.0  # the store never computes: a longer silence is a dead store
@@ -73,10 +73,15 @@ class StoreClient:
         self._socket.close()
 
     def attach(
-        self, worker_id: str, fingerprint: str
+        self,
+        worker_id: str,
+        fingerprint: str,
+        phases: tuple[Phase, ...] = ("prefill", "decode"),
     ) -> "Attachment | LoadWanted | Loading":
         """Join the pool; Refused if its model is another one."""
-        answer = self._call(Attach(worker_id=worker_id, fingerprint=fingerprint))
+        answer = self._call(
+            Attach(worker_id=worker_id, fingerprint=fingerprint, phases=phases)
+        )
         match answer:
             case LoadWanted() | Loading():
                 return answer

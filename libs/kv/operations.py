@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from protocol.memory import KVGeometry, ModelFacts, SegmentHandle, TensorSpec
-from protocol.messages import Cancel, PoolStatus, PrefillJob, RequestId
+from protocol.messages import Cancel, Phase, PoolStatus, PrefillJob, RequestId
 from protocol.sampling import SamplingParams
 from protocol.wire import Decoder, Message
 
@@ -23,6 +23,7 @@ class Attach(Message):
     type: Literal["attach"] = "attach"
     worker_id: str
     fingerprint: str
+    phases: tuple[Phase, ...] = ("prefill", "decode")  # what I compute
 
 
 class BeginLoad(Message):
@@ -156,6 +157,16 @@ class Expired(Message):
     type: Literal["expired"] = "expired"
 
 
+class Part(NamedTuple):
+    """How much of the machine a worker may take for its next step."""
+
+    percent: int  # that its phase may take; 100 while no other phase computes
+    num_peers: int  # workers that have it together, this one included
+
+
+EVERYTHING = Part(100, 1)
+
+
 class Record(Message):
     """A sequence, now the asking worker's: all that is needed to go on with it."""
 
@@ -171,7 +182,7 @@ class Record(Message):
     copies: tuple[tuple[int, int], ...] = ()  # blocks to copy first, (from, to)
     sampling: SamplingParams
     reply_to: str
-    num_computing: int = Field(default=1, ge=1)  # as in `Advanced`
+    part: Part = EVERYTHING
 
 
 class Queued(Message):
@@ -194,15 +205,12 @@ class Growth(NamedTuple):
 
 
 class Advanced(Message):
-    """`gone` are sequences that are not the worker's any more: drop them.
-
-    So many workers hold something at the moment, this one included: they share the cores.
-    """
+    """`gone` are sequences that are not the worker's any more: drop them."""
 
     type: Literal["advanced"] = "advanced"
     growth: tuple[Growth, ...]
     gone: tuple[RequestId, ...]
-    num_computing: int = Field(default=1, ge=1)
+    part: Part = EVERYTHING
 
 
 class Done(Message):

@@ -70,6 +70,16 @@ PREFIX_CACHE_HITS = Counter(
 NUM_PREEMPTIONS = Counter(
     "tandem_num_preemptions_total", "Sequences that gave their KV blocks back."
 )
+SHARES = Gauge(
+    "tandem_shares_percent",
+    "Of the machine for a phase, while both compute.",
+    ["phase"],
+)
+SHARES_CHANGE_SECONDS = Histogram(
+    "tandem_shares_change_seconds",
+    "A change of the shares: until each worker that computes is between two steps.",
+    buckets=_LATENCY_BUCKETS,
+)
 PARKS = Counter("tandem_parks_total", "Sequences left in the store for another worker.")
 ADOPTIONS = Counter("tandem_adoptions_total", "Parked sequences that a worker took.")
 TRANSFERRED_BYTES = Counter(

@@ -28,6 +28,11 @@ def control(pool: str) -> str:
     return f"tandem:{{{pool}}}:control"
 
 
+def shares(pool: str) -> str:
+    """Where the pool's present shares are kept, for a store that starts anew."""
+    return f"tandem:{{{pool}}}:shares"
+
+
 def replies(gateway: str) -> str:
     return f"tandem:replies:{gateway}"
 

@@ -75,6 +75,20 @@ class Cancel(Message):
     request_id: RequestId
 
 
+class Shares(Message):
+    """How much of the machine each phase may take while both compute, in percent.
+
+    Together they may be more than 100: then the phases compete for what both may take.
+    """
+
+    type: Literal["shares"] = "shares"
+    prefill: int = Field(ge=1, le=100)
+    decode: int = Field(ge=1, le=100)
+
+    def __str__(self) -> str:
+        return f"{self.prefill}/{self.decode}"
+
+
 class TokenEvent(Message):
     """New tokens of one sequence; the first of them is output number `index`."""
 
@@ -154,6 +168,8 @@ class WorkerStatus(Message):
     waiting: int = 0
     ready: bool = False
     in_force: InForce | None = None  # of a worker, once its engine is built
+    percent: int = 100  # of the machine, that this worker's phase may take in a step
+    computes_on: str = ""  # what that is, like "1.2 of 2 cores"
 
 
 class PoolCounts(Message):
@@ -195,6 +211,7 @@ class PoolStatus(Message):
     referenced: int
     quarantined: int
     counts: PoolCounts = PoolCounts()
+    shares: Shares = Shares(prefill=100, decode=100)
 
     def summary(self) -> dict[str, Any]:
         """As `tandem status --json` and `GET /v1/pools` show it."""
@@ -209,16 +226,19 @@ class PoolStatus(Message):
             "parked": self.num_parked,
             "blocks": self.model_dump(include=set(BLOCK_STATES)),
             "counts": self.counts.model_dump(),
+            "shares": self.shares.model_dump(exclude={"type"}),
             "prefix_cache_hit_rate": round(self.counts.hit_rate, 4),
         }
 
 
+Control = Annotated[Cancel | Shares, Field(discriminator="type")]
 Job = Annotated[PrefillJob | DecodeJob, Field(discriminator="type")]
 Reply = Annotated[TokenEvents | Failed, Field(discriminator="type")]
 Status = Annotated[WorkerStatus | PoolStatus, Field(discriminator="type")]
 
 decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
 decode_transfer: Decoder[TransferJob] = Decoder(TransferJob)
-decode_cancel: Decoder[Cancel] = Decoder(Cancel)
+decode_control: Decoder[Cancel | Shares] = Decoder(Control)
+decode_shares: Decoder[Shares] = Decoder(Shares)
 decode_reply: Decoder[TokenEvents | Failed] = Decoder(Reply)
 decode_status: Decoder[WorkerStatus | PoolStatus] = Decoder(Status)

@@ -109,6 +109,31 @@ def status(
 
 
 @app.command()
+def shares(
+    percents: of.Percents = None,
+    pool: of.WhichPool = "",
+    run_dir: of.RunDir = RUN_DIR,
+    redis_url: of.RedisUrl = "",
+    json: of.AsJson = False,
+) -> None:
+    """Show how prefill and decode share the machine, or change it: tandem shares 60 40.
+
+    In percent, for while both phases compute; together they may be more than 100: then
+    the phases compete. It changes between two steps, and no answer is lost.
+    """
+    from tandem.rundir import address_of
+    from tandem.shares import run
+
+    address = None if redis_url else address_of(run_dir)
+    run(
+        address.redis_url if address else redis_url,
+        pool or (address.pool if address else "default"),
+        percents or [],
+        as_json=json,
+    )
+
+
+@app.command()
 def scale(workers: of.Workers, run_dir: of.RunDir = RUN_DIR) -> None:
     """Change the number of workers of a running mesh: tandem scale decode=3.
 

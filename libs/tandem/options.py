@@ -105,8 +105,9 @@ Shares = Annotated[
     Option(
         min=0,
         max=99,
-        help="Percent of the GPU for prefill while both phases compute.",
-        show_default="no split",
+        help="Percent for prefill at first, while both phases compute; the rest is for "
+        "decode. See tandem shares.",
+        show_default="50 on a CPU, no split of a GPU",
     ),
 ]
 MaxModelLen = Annotated[
@@ -158,6 +159,19 @@ Url = Annotated[
 ]
 Workers = Annotated[
     list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
+]
+Percents = Annotated[
+    list[int] | None,
+    Argument(
+        min=1,
+        max=100,
+        help="Of prefill and of decode.",
+        metavar="[PREFILL DECODE]",
+        show_default=False,
+    ),
+]
+WhichPool = Annotated[
+    str, Option("--pool", help="Name of the pool.", show_default="the mesh's own")
 ]
 Seed = Annotated[int, Option(min=0, help="Draws the questions.")]
 Count = Annotated[int, Option(min=1, max=10_000, help="Questions of each family.")]

@@ -41,7 +41,7 @@ class Workers:
     max_num_seqs: int
     threads: int  # of each at most; 0: as many as there are cores
     device: str = "cpu"
-    shares: int = 0  # percent of a GPU for prefill; 0: all of it for everyone
+    shares: int = 0  # percent for prefill at first; 0: what the store gives
     paradigm: Paradigm = "semi"
     max_num_batched_tokens: int = 512  # of one step
     quantization: str = "none"
@@ -85,6 +85,7 @@ def services(
     everyone = _everyone(options, redis_url)
     socket = {"store_socket": sockets / "kvstore.sock"}
     store = {**everyone, **socket, **asdict(options.store)}
+    store["shares"] = options.workers.shares
     yield _service("kvstore", 0, store, layer=STORE_LAYER)
     gateway = {
         **everyone,

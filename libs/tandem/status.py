@@ -36,6 +36,7 @@ def show(redis_url: str, *, as_json: bool) -> None:
     console.print(_in_force_table(everyone, pools))
     console.print(_pool_table(pools))
     console.print(_counts_table(pools))
+    console.print(shares_table(everyone, pools))
 
 
 async def processes(redis: Redis) -> list[WorkerStatus]:
@@ -133,3 +134,21 @@ def _counts_table(pools: list[PoolStatus]) -> Table:
         cached = f"{counts.hit_rate:.1%}"
         table.add_row(pool.pool, str(counts.queried_tokens), cached, *events)
     return table
+
+
+def shares_table(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> Table:
+    """What each worker may take of the machine, beside what its pool's shares are."""
+    shares = {pool.pool: str(pool.shares) for pool in pools}
+    table = Table(title="shares of prefill and decode", title_justify="left")
+    for column in ("pool", "in force", "worker", "in its last step"):
+        table.add_column(column)
+    for worker in everyone:
+        if worker.phases:
+            in_force = shares.get(worker.pool, "")
+            table.add_row(worker.pool, in_force, worker.worker_id, _taken_by(worker))
+    return table
+
+
+def _taken_by(worker: WorkerStatus) -> str:
+    on = f": {worker.computes_on}" if worker.computes_on else ""
+    return f"{worker.percent} %{on}"

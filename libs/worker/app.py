@@ -32,12 +32,6 @@ from worker.startup import Stopped, attach, build_engine, preload
 # 5 ms is longer than a step of a small model.
 SWITCH_SECONDS = 0.0005
 
-PHASES: dict[str, tuple[Phase, ...]] = {
-    "prefill": ("prefill",),
-    "decode": ("decode",),
-    "both": ("prefill", "decode"),
-}
-
 logger = structlog.get_logger()
 
 
@@ -52,6 +46,7 @@ class Worker:
         self._worker_id = worker_id
         self._inbox: Inbox | None = None  # once the engine is built
         self._in_force: InForce | None = None  # the same
+        self._core: Core | None = None  # the same
         self._ready = asyncio.Event()
 
     async def serve(self, stopping: asyncio.Event) -> None:
@@ -84,7 +79,8 @@ class Worker:
         self._in_force = in_force
         show(in_force)
         batch = Batch(settings.max_num_batched_tokens)
-        core = Core(store, engine, batch, frozenset(PHASES[settings.phases]))
+        core = Core(store, engine, batch, frozenset(settings.each_phase))
+        self._core = core
         exchange = Exchange()
         self._inbox = inbox = Inbox(settings.max_num_seqs, exchange)
         consumers = self._consumers(redis, core.phases)
@@ -101,7 +97,7 @@ class Worker:
             rounds.add_done_callback(lambda _: stopping.set())
             self._ready.set()
             words = in_force.in_words()
-            logger.info("worker.ready", phases=PHASES[settings.phases], runs_on=words)
+            logger.info("worker.ready", phases=settings.each_phase, runs_on=words)
             async with asyncio.TaskGroup() as reading:
                 for phase, consumer in consumers.items():
                     filling = fill(
@@ -135,10 +131,12 @@ class Worker:
             pool=self._settings.pool,
             pid=os.getpid(),
             host=socket.gethostname(),
-            phases=PHASES[self._settings.phases],
+            phases=self._settings.each_phase,
             running=self._inbox.num_running if self._inbox else 0,
             waiting=len(self._inbox) if self._inbox else 0,
             ready=self._ready.is_set(),
             in_force=self._in_force,
+            percent=self._core.percent if self._core else 100,
+            computes_on=self._core.computes_on if self._core else "",
         )
         return {keys.worker(self._worker_id): encode(status)}

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Sequences
 
 from engine.interface import Chunk, Engine
 from kv.client import StoreClient
-from kv.operations import Advanced, Record
+from kv.operations import EVERYTHING, Advanced, Part, Record
 from mesh import metrics
 from protocol.messages import DecodeJob, Phase, PrefillJob
 from worker.batch import Batch
@@ -28,6 +28,12 @@ class Core:
         self._engine = engine
         self.phases = phases
         self.batch = batch
+        self.percent = EVERYTHING.percent  # of the machine, for a step of its phase
+
+    @property
+    def computes_on(self) -> str:
+        """What that is, in words."""
+        return self._engine.computes_on
 
     def round(self, work: Work) -> Outcome:
         """Take the jobs, compute one step, record it at the store.
@@ -81,7 +87,7 @@ class Core:
                 answer = self._store.adopt(request_id, generation)
         if not isinstance(answer, Record):
             return  # it waits at the store for blocks, or is no longer ours to do
-        self._engine.share_cores(answer.num_computing)
+        self._share(answer.part)
         self._engine.copy_blocks(answer.copies)
         sequence = Sequence.from_record(answer)
         if sequence.finish_reason:
@@ -110,12 +116,16 @@ class Core:
         self._park(s for s in handed_off if self.batch.holds(s))
 
     def _apply(self, advanced: Advanced) -> None:
-        self._engine.share_cores(advanced.num_computing)
+        self._share(advanced.part)
         for request_id in advanced.gone:
             self.batch.leave(request_id)
         for growth in advanced.growth:
             if sequence := self.batch.get(growth.request_id):
                 sequence.block_table.extend(growth.block_ids)
+
+    def _share(self, part: Part) -> None:
+        self.percent = part.percent
+        self._engine.share(part.percent, part.num_peers)
 
     def _hands_off(self, sequence: Sequence) -> bool:
         return sequence.is_decoding and "decode" not in self.phases

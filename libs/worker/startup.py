@@ -61,7 +61,7 @@ async def attach(
             store = store or stack.enter_context(
                 closing(StoreClient(settings.store_socket))
             )
-            answer = store.attach(worker_id, mine)
+            answer = store.attach(worker_id, mine, settings.each_phase)
         except StoreLost as error:
             logger.debug("store.away", reason=str(error))
             if store is not None:
@@ -163,7 +163,7 @@ def _on_cpu(
 
 def why_whole(settings: WorkerSettings, mps: Mps) -> str:
     """Why no part of the GPU is taken; empty where one is."""
-    if not settings.shares:
+    if not settings.asks_for_split:
         return "no split is asked for"
     if settings.phases == "both":
         return "a worker of both phases has the whole"
@@ -183,10 +183,10 @@ def _on_gpu(
     mps = look()  # a client of it since the memory was mapped
     reason = why_whole(settings, mps)
     lanes = Lanes.open(
-        "decode" if decodes else "prefill", [] if reason else [settings.shares]
+        "decode" if decodes else "prefill", [] if reason else settings.splits
     )
     reason = reason or lanes.reason
-    log = logger.warning if settings.shares and reason else logger.info
+    log = logger.warning if settings.asks_for_split and reason else logger.info
     log(
         "gpu.shares",
         mode=lanes.mode,

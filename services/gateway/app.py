@@ -8,6 +8,7 @@ from contextlib import suppress
 from aiohttp import web
 from redis.asyncio import Redis
 
+from gateway.admin import Admin
 from gateway.admission import Admission
 from gateway.edge import edge_application
 from gateway.errors import Unavailable
@@ -101,6 +102,7 @@ class Gateway:
         app = edge_application(self._settings.max_body_bytes)
         add_health_routes(app, lambda: self.view.is_ready)
         Handlers(self._settings, self.pool, self.view, self.admission).add_routes(app)
+        Admin(self._redis, self._settings.pool, self.view).add_routes(app)
         return app
 
     def _snapshot(self) -> dict[str, bytes]:

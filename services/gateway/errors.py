@@ -5,6 +5,7 @@
     - BodyTooSlow      408  its body did not arrive in time
     - BodyTooLarge     413
     - UnknownModel     404
+    - UnknownPool      404
   + Unavailable        503  not now: Retry-After says when to come back
     - Overloaded       503  too many requests are open
     - DeadlineExceeded 503  it took longer than any client should wait
@@ -63,6 +64,13 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class UnknownPool(InvalidRequest):
+    """The path names a pool that this gateway does not serve."""
+
+    status = 404
+    code = "pool_not_found"
 
 
 class Unavailable(ApiError):

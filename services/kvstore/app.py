@@ -14,6 +14,7 @@ from kv.cuda import segment_maker
 from kv.errors import NoRoom
 from kv.segments import HostSegment, SegmentMaker
 from kvstore.announcer import Announcer
+from kvstore.division import Division
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.receiver import Receiver
@@ -26,13 +27,20 @@ from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
 from mesh.health import health_server
 from mesh.registry import heartbeat
+from mesh.state import kept
 from mesh.streams import Tail
 from mesh.timing import every, pause
 from protocol import keys
-from protocol.messages import WorkerStatus, decode_cancel
+from protocol.messages import (
+    Cancel,
+    Shares,
+    WorkerStatus,
+    decode_control,
+    decode_shares,
+)
 from protocol.wire import MalformedMessage, encode
 
-CANCELS_AT_ONCE = 1000
+ORDERS_AT_ONCE = 1000
 RETRY_SECONDS = 0.2
 LOOKS_PER_LEASE = 8
 LATE_SECONDS = 5.0  # between looks for what nobody waits for any more
@@ -48,7 +56,13 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
         settings.max_model_len,
         segment_maker_of(settings),
     )
-    pool = Pool(settings.pool, memory, settings.max_waiting, settings.handoff_pool)
+    pool = Pool(
+        settings.pool,
+        memory,
+        settings.max_waiting,
+        settings.handoff_pool,
+        Division(settings.first_shares),
+    )
     news = asyncio.Event()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(settings.redis_url))
@@ -95,7 +109,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
             )
             reading = [
                 tasks.create_task(
-                    take_cancels(redis, pool, on_change, stopping), name="cancels"
+                    obey(redis, pool, on_change, stopping), name="control"
                 )
             ]
             if settings.device == "cpu":
@@ -181,34 +195,53 @@ async def check_always(pool: Pool, seconds: float, stopping: asyncio.Event) -> N
             pool.store.check()
 
 
-async def take_cancels(
+async def obey(
     redis: Redis,
     pool: Pool,
     on_change: Callable[[], None],
     stopping: asyncio.Event,
 ) -> None:
-    """Free what clients do not wait for any more; who waited for blocks gets them."""
+    """Do what the pool's control stream says, from now on."""
     control = Tail(redis, keys.control(pool.name))
+    knows_shares = False
     while not stopping.is_set():
         try:
-            entries = await control.read(CANCELS_AT_ONCE)
+            entries = await control.read(ORDERS_AT_ONCE)
+            if not knows_shares:  # of before; what comes from here on is in the stream
+                recall_shares(pool, await kept(redis, keys.shares(pool.name)))
+                knows_shares = True
         except LOST as error:
             logger.warning("control.lost", error=type(error).__name__)
             await pause(RETRY_SECONDS, stopping)
             continue
         for entry in entries:
             try:
-                cancel = decode_cancel(entry.fields.get(b"body", b""))
+                order = decode_control(entry.fields.get(b"body", b""))
             except MalformedMessage as error:
                 logger.warning("control.malformed", reason=str(error))
                 continue
-            pool.cancel(cancel.request_id)
+            match order:
+                case Cancel(request_id=request_id):
+                    # Who waited for blocks gets what it frees.
+                    pool.cancel(request_id)
+                case Shares():
+                    pool.division.change(order)
             on_change()
 
 
 def facts(pool: Pool) -> dict[str, str]:
     """What `/health` says of the store."""
     return {"sharing": pool.memory.sharing} if pool.store else {}
+
+
+def recall_shares(pool: Pool, body: bytes | None) -> None:
+    """Go on with the shares that a store of before was told."""
+    if body is None:
+        return
+    try:
+        pool.division.change(decode_shares(body))
+    except MalformedMessage as error:
+        logger.warning("shares.malformed", reason=str(error))
 
 
 def snapshot(pool: Pool, worker_id: str) -> dict[str, bytes]:

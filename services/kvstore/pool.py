@@ -25,6 +25,7 @@ from kv.operations import (
     Renew,
     Stats,
 )
+from kvstore.division import Division
 from kvstore.memory import PoolMemory
 from kvstore.store import Store
 from protocol.messages import Cancel, PoolStatus, RequestId
@@ -36,11 +37,17 @@ class Pool:
     """What one kvstore process owns."""
 
     def __init__(
-        self, name: str, memory: PoolMemory, max_waiting: int, handoff_pool: str = ""
+        self,
+        name: str,
+        memory: PoolMemory,
+        max_waiting: int,
+        handoff_pool: str = "",
+        division: Division | None = None,
     ) -> None:
         """`handoff_pool` decodes what this one computed; empty: this one itself."""
         self.name = name
         self.handoff_pool = handoff_pool
+        self.division = division or Division()
         self.memory = memory
         self.store: Store | None = None  # exists once a model is loaded
         self._max_waiting = max_waiting
@@ -52,7 +59,8 @@ class Pool:
             return Expired()
         self._heard[peer] = time.monotonic()
         match operation:
-            case Attach(fingerprint=fingerprint):
+            case Attach(fingerprint=fingerprint, phases=phases):
+                self.division.join(peer, phases)
                 return self.memory.attach(peer, fingerprint)
             case BeginLoad() | CommitLoad():
                 try:
@@ -92,6 +100,7 @@ class Pool:
         self.memory.detach(peer)
         if self.store is not None:
             self.store.detach(peer)
+        self.division.leave(peer)
 
     def expire(self, lease_seconds: float) -> list[str]:
         """Take from workers that were silent for longer what they hold; who they are."""
@@ -136,7 +145,9 @@ class Pool:
         load = self.memory.commit_load(peer, free_bytes)
         if load is None:
             return RefusedReply(reason="nothing to commit: the load was not begun here")
-        self.store = Store(load.geometry, self.memory.num_blocks, self._max_waiting)
+        self.store = Store(
+            load.geometry, self.memory.num_blocks, self._max_waiting, self.division
+        )
         return Done()
 
     def _status(self, store: Store) -> PoolStatus:
@@ -158,4 +169,5 @@ class Pool:
             referenced=blocks.num_referenced,
             quarantined=blocks.num_quarantined,
             counts=store.counts.message(),
+            shares=self.division.shares,
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kv.operations import Progress, Record
+from kv.operations import Part, Progress, Record
 from protocol.block_hash import BlockHash, block_hash, root_hash
 from protocol.memory import KVGeometry
 from protocol.messages import DecodeJob, PrefillJob, RequestId, Source
@@ -156,7 +156,7 @@ class SequenceRecord:
             deadline=self.request.deadline,
         )
 
-    def as_answer(self, num_computing: int) -> Record:
+    def as_answer(self, part: Part) -> Record:
         return Record(
             request_id=self.request_id,
             generation=self.generation,
@@ -169,5 +169,5 @@ class SequenceRecord:
             copies=tuple(self.copies),
             sampling=self.request.sampling,
             reply_to=self.request.reply_to,
-            num_computing=num_computing,
+            part=part,
         )

@@ -5,8 +5,10 @@ from pathlib import Path
 from pydantic import Field
 
 from kv.cuda import Wanted
+from kvstore.division import HALVES, WHOLE
 from mesh.settings import ServiceSettings
 from protocol.memory import Device
+from protocol.messages import Shares
 
 POOL_OR_NONE = r"^[A-Za-z0-9_.-]{0,64}$"
 
@@ -25,3 +27,11 @@ class Settings(ServiceSettings):
     transfer_port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
     check_seconds: float = Field(default=0, ge=0)  # between self-checks; 0: none
     max_waiting: int = Field(default=4096, ge=1)  # sequences that wait for blocks
+    shares: int = Field(default=0, ge=0, lt=100)  # percent for prefill; 0: as below
+
+    @property
+    def first_shares(self) -> Shares:
+        """Until others are published: as asked, else halves of a CPU or a whole GPU."""
+        if self.shares:
+            return Shares(prefill=self.shares, decode=100 - self.shares)
+        return HALVES if self.device == "cpu" else WHOLE

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from kv.operations import Advanced, Gone, Growth, Held, Progress, Queued, Record
 from kvstore.blocks import BlockPool
 from kvstore.counts import Counts
+from kvstore.division import Division
 from kvstore.records import SequenceRecord, Status
 from kvstore.room import Room
 from protocol.memory import KVGeometry
@@ -37,8 +38,15 @@ class Failure:
 class Store:
     """Who may compute what."""
 
-    def __init__(self, geometry: KVGeometry, num_blocks: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        geometry: KVGeometry,
+        num_blocks: int,
+        max_waiting: int,
+        division: Division | None = None,
+    ) -> None:
         self.geometry = geometry
+        self.division = division or Division()
         self._max_waiting = max_waiting
         self.counts = Counts()
         self._room = Room(num_blocks, self.counts)
@@ -79,11 +87,6 @@ class Store:
         """The workers that hold something."""
         holding = [worker_id for worker_id, held in self._owned.items() if held]
         return [peer for peer in holding if peer not in self._carriers]
-
-    @property
-    def num_computing(self) -> int:
-        """Workers that hold something, at least the one that asks."""
-        return max(1, len(self.owners))
 
     def parked(self, request_id: RequestId) -> SequenceRecord | None:
         """The record, if it is still nobody's."""
@@ -149,7 +152,7 @@ class Store:
         gone = dict.fromkeys(id for id in named if id not in owned)
         # Unchecked: it is the answer to every step.
         return Advanced.model_construct(
-            growth=tuple(growth), gone=tuple(gone), num_computing=self.num_computing
+            growth=tuple(growth), gone=tuple(gone), part=self.division.part(worker_id)
         )
 
     def park(self, sequences: Iterable[Held], worker_id: str) -> None:
@@ -378,7 +381,9 @@ class Store:
         record.owner = worker_id
         record.generation += 1
         self._owned.setdefault(worker_id, {})[record.request_id] = record
-        return record.as_answer(self.num_computing)
+        if worker_id not in self._carriers:
+            self.division.begins(worker_id)
+        return record.as_answer(self.division.part(worker_id))
 
     def _park(self, record: SequenceRecord) -> None:
         if record.is_due:
@@ -436,7 +441,10 @@ class Store:
     def _disown(self, record: SequenceRecord) -> None:
         if record.owner is not None:
             self._disowned.append(record.request_id)
-            del self._owned[record.owner][record.request_id]
+            held = self._owned[record.owner]
+            del held[record.request_id]
+            if not held:
+                self.division.rests(record.owner)
             record.owner = None
 
     def _remember(self, request_id: RequestId) -> None:

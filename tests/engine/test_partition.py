@@ -122,6 +122,23 @@ def test_shares_become_multiples_of_eight_sms() -> None:
     assert made == ((16, 116), (32, 100), (64, 68), (96, 36), (120, 12))
 
 
+def test_a_percentage_takes_the_nearest_lane() -> None:
+    """
+    Each side goes by its own SMs, and all of them are nearest to a hundred percent.
+    """
+    prefill, decode = (
+        opened(FakeBindings(132), side, [30, 50, 70]) for side in ("prefill", "decode")
+    )
+
+    taken = [
+        (prefill.nearest(percent), decode.nearest(percent))
+        for percent in (1, 30, 50, 60, 70, 100)
+    ]
+
+    assert taken == [(0, 2), (0, 2), (1, 1), (1, 1), (2, 0), (None, None)]
+    assert opened(FakeBindings(132), "decode", []).nearest(30) is None
+
+
 @pytest.mark.parametrize("num_sms", [16, 20, 78, 108, 114, 128, 132, 148])
 def test_each_side_has_at_least_the_least_part(num_sms: int) -> None:
     """

@@ -21,6 +21,16 @@ def _as_before() -> object:
     numba.set_num_threads(before[1])
 
 
+def counts_of(threads: Threads, num_steps: int) -> list[int]:
+    """The threads of so many steps, as torch and Numba have them."""
+    counts = []
+    for _ in range(num_steps):
+        threads.apply()
+        assert torch.get_num_threads() == numba.get_num_threads() == threads.count
+        counts.append(threads.count)
+    return counts
+
+
 def test_who_computes_alone_has_all_cores() -> None:
     """
     Without a limit a process that computes alone uses every core it has.
@@ -32,18 +42,48 @@ def test_who_computes_alone_has_all_cores() -> None:
     assert torch.get_num_threads() == numba.get_num_threads() == CORES
 
 
-@pytest.mark.parametrize("num_computing", [0, 1, 2, CORES, CORES + 5])
-def test_who_computes_beside_others_has_a_fair_part(num_computing: int) -> None:
+@pytest.mark.parametrize("num_peers", [1, 2, CORES, CORES + 5])
+def test_who_computes_beside_others_has_a_fair_part(num_peers: int) -> None:
     """
     The cores are divided among those who compute; at least one thread is everyone's.
     """
     threads = Threads(0)
 
-    threads.share(num_computing)
-    threads.apply()
+    threads.share(100, num_peers)
+    counts = counts_of(threads, num_steps=20)
 
-    fair = max(1, CORES // max(1, num_computing))
-    assert torch.get_num_threads() == numba.get_num_threads() == fair
+    fair = max(20, 20 * CORES * 100 // num_peers // 100)
+    assert 0 <= fair - sum(counts) <= 1
+
+
+@pytest.mark.parametrize("percent", [1, 50, 60, 85, 100])
+def test_a_share_finer_than_a_core_is_kept_by_turns(percent: int) -> None:
+    """
+    60 % of two cores are one thread in four steps of five, and two in the fifth; of a
+    whole number of cores each step has that many.
+    """
+    threads = Threads(0)
+
+    threads.share(percent, 1)
+    counts = counts_of(threads, 100)
+
+    assert sum(counts) == max(100, CORES * percent)
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_share_goes_both_ways() -> None:
+    """
+    However often it changes, a step has between one thread and the limit.
+    """
+    threads = Threads(0)
+    counts = []
+
+    for percent in (1, 99, 20, 100, 55, 1, 80) * 3:
+        threads.share(percent, 1)
+        counts += counts_of(threads, 2)
+
+    assert min(counts) == 1
+    assert max(counts) == CORES
 
 
 def test_a_limit_holds_for_who_is_alone() -> None:
@@ -52,9 +92,10 @@ def test_a_limit_holds_for_who_is_alone() -> None:
     """
     threads = Threads(1)
 
-    threads.share(1)
+    threads.share(100, 1)
+    counts = counts_of(threads, 3)
 
-    assert threads.count == 1
+    assert counts == [1, 1, 1]
 
 
 def test_torch_and_numba_have_one_pool() -> None:

@@ -11,7 +11,7 @@ from waiting import wait_until
 from gateway.errors import Unavailable
 from gateway.outbox import MAX_WAITING, Outbox
 from protocol import keys
-from protocol.messages import Cancel, RequestId, decode_cancel, decode_job
+from protocol.messages import Cancel, RequestId, decode_control, decode_job
 
 CONTROL = keys.control("default")
 PREFILL = keys.prefill("default")
@@ -50,7 +50,7 @@ async def test_closing_sends_what_waits(redis: Redis) -> None:
     await box.deliver()
 
     [(_, fields)] = await redis.xrange(CONTROL)
-    cancel = decode_cancel(fields[b"body"])
+    cancel = decode_control(fields[b"body"])
     assert cancel == Cancel(request_id=prefill_job("r1").request_id)
 
 

@@ -116,7 +116,7 @@ def test_a_split_changes_no_token(device_memory: Callable[..., DeviceMemory]) ->
     step, count = engine.step, iter(range(10_000))
 
     def switching(chunks: list[Chunk]) -> object:
-        engine.share_cores(1 + next(count) % 2)
+        engine.share((50, 100)[next(count) % 2], 1)
         return step(chunks)
 
     engine.step = switching  # type: ignore[method-assign]

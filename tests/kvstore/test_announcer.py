@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from jobs import held, loaded_pool, prefill_job
@@ -10,11 +11,12 @@ from waiting import wait_until
 
 from kv.operations import Progress, Record
 from kvstore.announcer import Announcer
-from kvstore.app import snapshot, take_cancels
+from kvstore.app import obey, snapshot
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import MAX_DEATHS
-from mesh.streams import Mailbox, send
+from mesh.state import publish
+from mesh.streams import Letter, Mailbox, send
 from protocol import keys
 from protocol.messages import (
     Cancel,
@@ -22,6 +24,7 @@ from protocol.messages import (
     Failed,
     PoolStatus,
     RequestId,
+    Shares,
     decode_job,
     decode_reply,
     decode_status,
@@ -141,27 +144,55 @@ async def test_a_fatal_request_is_buried_and_its_client_told(
     assert "died on this request" in failed.reason
 
 
-async def test_a_cancel_frees_blocks(
-    redis: Redis, pool: Pool, announcer: Announcer
-) -> None:
+@asynccontextmanager
+async def obeying(redis: Redis, pool: Pool) -> AsyncIterator[None]:
+    """The pool does what its control stream says."""
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(
+            obey(redis, pool, lambda: None, stopping), name="control"
+        )
+        yield
+        stopping.set()  # Python 3.11 may lose a cancellation
+        task.cancel()
+
+
+async def test_a_cancel_frees_blocks(redis: Redis, pool: Pool) -> None:
     """
     A Cancel on the pool's control stream frees what the request holds.
     """
-    store, stopping = pool.store, asyncio.Event()
+    store = pool.store
     assert store
     record = decoding(pool, "r1")
     store.park([held(record)], "a")
 
-    async with asyncio.TaskGroup() as tasks:
-        taking = take_cancels(redis, pool, announcer.wake, stopping)
-        task = tasks.create_task(taking, name="cancels")
+    async with obeying(redis, pool):
         await wait_until(lambda: blocked_clients(redis))
         cancel = Cancel(request_id=RequestId("r1"))
         await send(redis, keys.control("p"), {"body": b"\xc1"})
         await send(redis, keys.control("p"), {"body": encode(cancel)})
         await wait_until(lambda: store.blocks.num_available == 10)
-        stopping.set()  # Python 3.11 may lose a cancellation
-        task.cancel()
+
+
+async def test_shares_are_obeyed_and_outlive_the_store(
+    redis: Redis, pool: Pool
+) -> None:
+    """
+    What the control stream says is in force at once, and a store that starts anew goes on
+    with it.
+    """
+    shares, later = Shares(prefill=70, decode=30), loaded_pool(10)
+
+    async with obeying(redis, pool):
+        await wait_until(lambda: blocked_clients(redis))
+        body = encode(shares)
+        letter = Letter(keys.control("p"), {"body": body})
+        await publish(redis, keys.shares("p"), body, letter)
+        await wait_until(lambda: pool.division.shares == shares)
+    async with obeying(redis, later):
+        await wait_until(lambda: later.division.shares == shares)
+
+    assert pool.status() == later.status()
 
 
 def test_the_heartbeat_tells_of_process_and_pool(pool: Pool) -> None:

@@ -6,7 +6,7 @@ import pytest
 from jobs import GEOMETRY, held, prefill_job, step
 from owning import admitted, adopted, announced, prefilled
 
-from kv.operations import Gone, Record
+from kv.operations import Gone, Part, Record
 from kvstore.store import MAX_DEATHS, Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId
 
@@ -294,18 +294,19 @@ def test_what_happened_is_counted(store: Store) -> None:
     assert counts.preemptions == 0
 
 
-def test_workers_hear_how_many_compute(store: Store) -> None:
+def test_workers_hear_of_those_who_compute_beside_them(store: Store) -> None:
     """
-    Who holds something shares the cores with the others who do; who holds nothing, or
+    Who holds something shares the machine with the others who do; who holds nothing, or
     is gone, does not count.
     """
+    for worker in ("a", "b"):
+        store.division.join(worker, ("decode",))
     alone = admitted(store, prefill_job("r1", num_tokens=4), "a")
     together = admitted(store, prefill_job("r2", num_tokens=4), "b")
-    both = store.advance([step(alone, 4, 50)], "a").num_computing
+    both = store.advance([step(alone, 4, 50)], "a").part
 
     store.release([held(together)], "b")
-    after = store.advance([step(alone, 5, 51)], "a").num_computing
-    nobody = Store(GEOMETRY, num_blocks=10, max_waiting=3).num_computing
+    after = store.advance([step(alone, 5, 51)], "a").part
 
-    assert (alone.num_computing, together.num_computing) == (1, 2)
-    assert (both, after, nobody) == (2, 1, 1)
+    assert (alone.part, together.part) == (Part(100, 1), Part(100, 2))
+    assert (both, after) == (Part(100, 2), Part(100, 1))

@@ -19,7 +19,7 @@ from owning import admitted, generated
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from kv.operations import Queued, Record
+from kv.operations import Part, Queued, Record
 from kv.transfer import Fetch, Line, Sending, Taken, called, decode_answer, decode_wish
 from kvstore.app import check_transfers
 from kvstore.pool import Pool
@@ -402,9 +402,9 @@ def test_carriers_neither_compute_nor_hang(decode: Pool) -> None:
 
     with store.carrying("c"):
         admitted(store, prefill_job("r2"), "c")
-        num_computing, owners = store.num_computing, store.owners
+        part, owners = store.division.part("w"), store.owners
 
-    assert (num_computing, owners) == (1, ["w"])
+    assert (part, owners) == (Part(100, 1), ["w"])
     assert store.num_parked == 1
 
 

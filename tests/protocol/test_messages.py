@@ -12,9 +12,11 @@ from protocol.messages import (
     InForce,
     PoolStatus,
     RequestId,
+    Shares,
     TokenEvent,
     TokenEvents,
     WorkerStatus,
+    decode_control,
     decode_job,
     decode_reply,
     decode_status,
@@ -56,6 +58,24 @@ def test_jobs_survive_the_wire(job: Message) -> None:
     A job is read back as what it was, told apart by its tag.
     """
     assert decode_job(encode(job)) == job
+
+
+def test_orders_survive_the_wire() -> None:
+    """
+    A pool's control stream has cancels and shares, told apart by their tags.
+    """
+    orders = [Cancel(request_id=RequestId("r1")), Shares(prefill=100, decode=1)]
+
+    assert [decode_control(encode(order)) for order in orders] == orders
+
+
+@pytest.mark.parametrize("percent", [0, 101])
+def test_a_share_is_1_to_100_percent(percent: int) -> None:
+    """
+    Each phase has something of the machine, and none has more than there is.
+    """
+    with pytest.raises(ValidationError):
+        Shares(prefill=percent, decode=50)
 
 
 def test_replies_survive_the_wire() -> None:

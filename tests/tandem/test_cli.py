@@ -53,6 +53,9 @@ WRONG = {
         "--quantization int8 needs --dtype bfloat16",
     ),
     "a Redis URL": (["up", "--model", MODEL, "--redis-url", "here"], "Redis URL"),
+    "one share of two": (["shares", "60", "--redis-url", "x"], "say both shares"),
+    "a share beyond all": (["shares", "101", "40"], "'[PREFILL DECODE]'"),
+    "no mesh to share": (["shares", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),
     "nobody to examine": (["eval-demo", "--url", "http://127.0.0.1:9"], "no answer"),
@@ -124,7 +127,7 @@ def test_a_redis_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     assert result.stderr == "tandem: no Redis answers at its URL\n"
 
 
-@pytest.mark.parametrize("command", ["up", "status", "chat"])
+@pytest.mark.parametrize("command", ["up", "status", "chat", "shares"])
 def test_help_tells_what_a_command_does(command: str) -> None:
     """
     Every command is in the list, and explains itself.

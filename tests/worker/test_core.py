@@ -11,7 +11,14 @@ from jobs import loaded_pool, prefill_job
 from engine.counting import CountingEngine
 from kvstore.pool import Pool
 from kvstore.store import Store
-from protocol.messages import DecodeJob, Phase, PrefillJob, RequestId, TokenEvent
+from protocol.messages import (
+    DecodeJob,
+    Phase,
+    PrefillJob,
+    RequestId,
+    Shares,
+    TokenEvent,
+)
 from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Outcome, Work
@@ -49,14 +56,14 @@ class Mesh:
 
 
 class Sharing(CountingEngine):
-    """Remembers with how many others it was told to share the cores."""
+    """Remembers what it was told to compute on."""
 
     def __init__(self) -> None:
         super().__init__(100)
-        self.num_computing: list[int] = []
+        self.parts: list[tuple[int, int]] = []
 
-    def share_cores(self, num_computing: int) -> None:
-        self.num_computing.append(num_computing)
+    def share(self, percent: int, num_peers: int) -> None:
+        self.parts.append((percent, num_peers))
 
 
 @pytest.fixture
@@ -294,7 +301,7 @@ def test_output_does_not_depend_on_the_budget(mesh: Mesh, budget: int) -> None:
         assert output == [length + 1, length + 2, length + 3]
 
 
-def test_engine_shares_the_cores_with_who_else_computes(mesh: Mesh) -> None:
+def test_engine_shares_the_machine_with_who_else_computes(mesh: Mesh) -> None:
     """
     A worker's engine hears of the others with each sequence it takes and each step.
     """
@@ -306,4 +313,24 @@ def test_engine_shares_the_cores_with_who_else_computes(mesh: Mesh) -> None:
     second.round(Work([prefill_job("r2", num_tokens=6, max_tokens=9)]))
     first.round(Work())
 
-    assert engine.num_computing == [1, 1, 2]
+    assert engine.parts == [(100, 1), (100, 1), (100, 2)]
+
+
+def test_a_change_of_the_shares_is_in_force_one_step_later(mesh: Mesh) -> None:
+    """
+    While the other phase computes, the answer to each step says what the next may take.
+    """
+    engine = Sharing()
+    decode = mesh.worker("d", "decode", engine=engine)
+    mesh.pool.division.join("d", ("decode",))
+    mesh.pool.division.join("p", ("prefill",))
+    mesh.worker("p", "prefill").round(Work([prefill_job("r1", 6, max_tokens=9)]))
+    busy = mesh.worker("p", "prefill", budget=4)
+    busy.round(Work([prefill_job("r2", num_tokens=12)]))
+    decode.round(Work(mesh.announced()))
+
+    mesh.pool.division.change(Shares(prefill=70, decode=30))
+    decode.round(Work())
+
+    assert engine.parts == [(50, 1), (50, 1), (30, 1)]
+    assert decode.percent == 30

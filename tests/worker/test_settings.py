@@ -67,3 +67,21 @@ def test_an_int8_worker_is_not_of_a_bfloat16_pool(
     small = settings(monkeypatch, dtype="bfloat16", model=model, quantization="int8")
 
     assert model_fingerprint(plain) != model_fingerprint(small)
+
+
+def test_a_gpu_that_is_split_has_a_few_splits_to_change_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Those of the ladder, if one is given, and the shares at first.
+    """
+    asked = [
+        settings(monkeypatch, **given)
+        for given in ({"shares": "40"}, {"shares": "40", "share_ladder": "20,80"})
+    ]
+
+    assert [each.splits for each in asked] == [[30, 40, 50, 70], [20, 40, 80]]
+    assert all(each.asks_for_split for each in asked)
+    assert not settings(monkeypatch).asks_for_split
+    with pytest.raises(ConfigurationError, match="TANDEM_SHARE_LADDER"):
+        settings(monkeypatch, share_ladder="20,100")

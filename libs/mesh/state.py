@@ -1,0 +1,22 @@
+"""A value that all must know: kept under a key, and told on a stream as it changes."""
+
+from typing import cast
+
+from redis.asyncio import Redis
+
+from mesh.streams import Letter
+
+
+async def publish(redis: Redis, key: str, value: bytes, letter: Letter) -> None:
+    """Keep the value for those who come later, and tell those who listen."""
+    async with redis.pipeline(transaction=True) as transaction:
+        transaction.set(key, value)
+        transaction.xadd(
+            letter.stream, dict(letter.fields), maxlen=letter.max_len or None
+        )
+        await transaction.execute()
+
+
+async def kept(redis: Redis, key: str) -> bytes | None:
+    """The value as it was last published, if it ever was."""
+    return cast(bytes | None, await redis.get(key))

@@ -1,0 +1,91 @@
+"""How much of the machine each worker of a pool may take. Synchronous; knows no sequence.
+
+The phases' shares count while both compute. Workers hear of their part with every answer
+that they step by, so a change is in force one step of each later, and one that starts
+later needs to be told nothing.
+"""
+
+import time
+from collections import Counter
+
+import structlog
+
+from kv.operations import Part
+from mesh import metrics
+from protocol.messages import Phase, Shares
+
+ALL = 100  # percent
+HALVES = Shares(prefill=50, decode=50)
+WHOLE = Shares(prefill=100, decode=100)  # for both: they compete
+
+logger = structlog.get_logger()
+
+
+class Division:
+    """Who computes, and the shares of the phases."""
+
+    def __init__(self, shares: Shares = HALVES) -> None:
+        self.shares = shares
+        self._phases: dict[str, tuple[Phase, ...]] = {}  # of each worker
+        self._computing: dict[str, tuple[Phase, ...]] = {}  # of those with sequences
+        self._untold: set[str] = set()  # who still computes by the shares of before
+        self._changed_at = 0.0  # monotonic seconds
+        _show(shares)
+
+    def join(self, worker_id: str, phases: tuple[Phase, ...]) -> None:
+        self._phases[worker_id] = phases
+
+    def leave(self, worker_id: str) -> None:
+        self.rests(worker_id)
+        self._phases.pop(worker_id, None)
+
+    def begins(self, worker_id: str) -> None:
+        """It holds a sequence now."""
+        self._computing[worker_id] = self._phases.get(worker_id, ())
+
+    def rests(self, worker_id: str) -> None:
+        """It holds nothing any more."""
+        self._computing.pop(worker_id, None)
+        self._tell(worker_id)
+
+    def change(self, shares: Shares) -> None:
+        """In force for each worker from its next step on."""
+        if shares == self.shares:
+            return
+        self.shares = shares
+        self._changed_at = time.monotonic()
+        self._untold = {"", *self._computing}
+        self._tell("")  # so that a change that nobody waits for is noted, too
+        _show(shares)
+
+    def part(self, worker_id: str) -> Part:
+        """What this worker may take for its next step, which it is being told now."""
+        self._tell(worker_id)
+        sides = Counter(self._computing.values())
+        mine = self._computing.get(worker_id, ())
+        if any(len(phases) != 1 for phases in sides):
+            # Who does both phases is on no side: all have a fair part.
+            return Part(ALL, max(1, sides.total()))
+        percent = ALL
+        if len(sides) > 1:
+            percent = getattr(self.shares, mine[0]) if mine else ALL
+        return Part(percent, max(1, sides[mine]))
+
+    def _tell(self, worker_id: str) -> None:
+        if worker_id not in self._untold:
+            return
+        self._untold.discard(worker_id)
+        if not self._untold:
+            seconds = time.monotonic() - self._changed_at
+            metrics.SHARES_CHANGE_SECONDS.observe(seconds)
+            logger.info(
+                "shares.changed",
+                prefill=self.shares.prefill,
+                decode=self.shares.decode,
+                seconds=round(seconds, 4),
+            )
+
+
+def _show(shares: Shares) -> None:
+    metrics.SHARES.labels("prefill").set(shares.prefill)
+    metrics.SHARES.labels("decode").set(shares.decode)

@@ -1,0 +1,122 @@
+"""What part of the machine each worker is told to take."""
+
+import pytest
+from prometheus_client import REGISTRY
+
+from kv.operations import Part
+from kvstore.division import Division
+from protocol.messages import Phase, Shares
+
+SHARES = Shares(prefill=70, decode=40)
+
+
+@pytest.fixture
+def division() -> Division:
+    """Two prefill workers, one for decode and one that does both; nobody computes."""
+    division = Division(SHARES)
+    division.join("p1", ("prefill",))
+    division.join("p2", ("prefill",))
+    division.join("d", ("decode",))
+    division.join("both", ("prefill", "decode"))
+    return division
+
+
+def parts(division: Division, *computing: str) -> list[Part]:
+    for worker in computing:
+        division.begins(worker)
+    return [division.part(worker) for worker in computing]
+
+
+def changes() -> float:
+    return REGISTRY.get_sample_value("tandem_shares_change_seconds_count") or 0.0
+
+
+def test_while_both_phases_compute_each_has_its_share(division: Division) -> None:
+    """
+    Each phase has its percents, and the workers of a phase have them together.
+    """
+    told = parts(division, "p1", "p2", "d")
+
+    assert told == [Part(70, 2), Part(70, 2), Part(40, 1)]
+
+
+@pytest.mark.parametrize(("workers", "count"), [(["d"], 1), (["p1", "p2"], 2)])
+def test_a_phase_that_computes_alone_has_everything(
+    division: Division, workers: list[str], count: int
+) -> None:
+    """
+    Workers of one phase share nothing with a phase that is idle.
+    """
+    told = parts(division, *workers)
+
+    assert told == [Part(100, count)] * count
+
+
+def test_beside_one_who_does_both_phases_all_have_a_fair_part(
+    division: Division,
+) -> None:
+    """
+    A fused worker is on neither side, so nobody keeps to one.
+    """
+    told = parts(division, "p1", "d", "both")
+
+    assert told == [Part(100, 3)] * 3
+
+
+def test_who_rests_leaves_its_share(division: Division) -> None:
+    """
+    With the last prompt done decode has everything again, as when its worker is gone.
+    """
+    parts(division, "p1", "p2", "d")
+
+    division.rests("p1")
+    division.leave("p2")
+
+    assert division.part("d") == Part(100, 1)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_late_worker_hears_the_present_shares(
+    division: Division, phase: Phase
+) -> None:
+    """
+    What was changed before a worker came is what it is told with its first sequence.
+    """
+    division.change(Shares(prefill=20, decode=90))
+    division.join("late", (phase,))
+
+    told = parts(division, "p1", "d", "late")[-1]
+
+    assert told == (Part(20, 2) if phase == "prefill" else Part(90, 2))
+
+
+def test_a_change_is_timed_until_everyone_who_computes_knows(
+    division: Division,
+) -> None:
+    """
+    It counts as done with the last step that was begun before it; who has nothing to
+    compute, or is gone, is not waited for.
+    """
+    parts(division, "p1", "p2", "d")
+    before = changes()
+
+    division.change(Shares(prefill=50, decode=50))
+    division.part("d")
+    division.rests("p1")
+    not_yet = changes()
+    division.leave("p2")
+
+    assert (not_yet - before, changes() - before) == (0, 1)
+
+
+def test_the_same_shares_again_are_no_change(division: Division) -> None:
+    """
+    Whoever publishes what is in force disturbs nobody.
+    """
+    before = changes()
+
+    division.change(SHARES)
+    same = changes()
+    division.change(Shares(prefill=100, decode=100))
+
+    assert (same - before, changes() - before) == (0, 1)

@@ -1,0 +1,20 @@
+"""A value that all must know, on a real Redis."""
+
+from redis.asyncio import Redis
+
+from mesh.state import kept, publish
+from mesh.streams import Letter, Tail
+
+
+async def test_a_published_value_is_kept_and_told(redis: Redis) -> None:
+    """
+    Who listens hears each value; who comes later finds the last one.
+    """
+    before = await kept(redis, "state")
+    listener = Tail(redis, "news", after=b"0")
+
+    for value in (b"1", b"2"):
+        await publish(redis, "state", value, Letter("news", {"body": value}))
+
+    told = [entry.fields[b"body"] for entry in await listener.read(10)]
+    assert (before, told, await kept(redis, "state")) == (None, [b"1", b"2"], b"2")
