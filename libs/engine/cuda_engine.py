@@ -16,7 +16,7 @@ from engine.drawing import draw
 from engine.forward import Forward
 from engine.graphs import Graphs, Sizes
 from engine.interface import Chunk, Drawn
-from engine.memory import MappedMemory
+from engine.memory import MappedMemory, place
 from engine.partition import Lanes
 from engine.skeleton import bind, skeleton, views
 from engine.triton_attention import tile_tokens
@@ -113,6 +113,12 @@ class CudaEngine:
         params = SamplingParams(temperature=1.0, max_tokens=1)
         scratch = DeviceBlocks.scratch(2, self._geometry, self._device)
         self._step([Chunk([0, 0], 0, [0], params, 0)], scratch)
+
+    @property
+    def places(self) -> dict[str, range]:
+        """The addresses of each weight and of all blocks."""
+        tensors = {**self._forward.weights, "blocks": self._blocks.memory}
+        return {name: place(tensor) for name, tensor in tensors.items()}
 
     @property
     def without_graphs(self) -> str:

@@ -22,6 +22,11 @@ class Forward:
         parameters = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's parameters, by name."""
+        return dict(self._model.named_parameters())
+
     def __call__(self, batch: Batch, attention: PagedAttention, rows: Tensor) -> Tensor:
         """Logits of those packed rows, [len(rows), vocab_size], in the model's dtype.
 

@@ -26,8 +26,7 @@ class Int8Linear(nn.Module):
         self._outputs, self._inputs = of.weight.shape
         self._offsets = of.bias
         if of.bias is None:
-            zeros = torch.zeros(self._outputs, dtype=torch.bfloat16)
-            self._offsets = nn.Parameter(zeros, requires_grad=False)
+            self._offsets = torch.zeros(self._outputs, dtype=torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""

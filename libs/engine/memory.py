@@ -31,6 +31,12 @@ class MappedMemory:
     geometry: KVGeometry
 
 
+def place(tensor: Tensor) -> range:
+    """The addresses in this process where a contiguous tensor lies."""
+    start = tensor.data_ptr()
+    return range(start, start + tensor.nbytes)
+
+
 def as_bytes(memory: Memory) -> Tensor:
     """All of it, [size_bytes] uint8, without copying."""
     if not isinstance(memory, memoryview):

@@ -36,7 +36,7 @@ class Linear(nn.Module):
         self._outputs, self._inputs = of.weight.shape
         self._offsets = of.bias
         if of.bias is None:
-            self._offsets = nn.Parameter(of.weight.new_zeros(self._outputs), False)
+            self._offsets = of.weight.new_zeros(self._outputs)  # no weight of the model
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""

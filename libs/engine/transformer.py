@@ -13,7 +13,7 @@ from engine.cpu import CpuAttention
 from engine.drawing import draw
 from engine.forward import Forward
 from engine.interface import Chunk, Drawn
-from engine.memory import MappedMemory
+from engine.memory import MappedMemory, place
 from engine.modules import speed_up
 from engine.quantization import expect_quantized
 from engine.skeleton import bind, skeleton, views
@@ -86,6 +86,13 @@ class TransformerEngine:
         decode = Chunk([0], 0, [1], params, 0)
         self._step([prompt, decode], scratch)
         self._step([decode], scratch)
+
+    @property
+    def places(self) -> dict[str, range]:
+        """The addresses of each weight and of all blocks."""
+        blocks = torch.from_numpy(self._blocks.memory)
+        tensors = {**self._forward.weights, "blocks": blocks}
+        return {name: place(tensor) for name, tensor in tensors.items()}
 
     @property
     def max_threads(self) -> int:

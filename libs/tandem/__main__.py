@@ -37,6 +37,7 @@ def up(
     device: of.Device = of.DeviceName.cpu,
     cuda_sharing: of.CudaSharing = of.SharingName.auto,
     shares: of.Shares = 0,
+    require_zero_copy: of.RequireZeroCopy = False,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
     max_num_batched_tokens: of.MaxNumBatchedTokens = 512,
@@ -72,6 +73,7 @@ def up(
                 check_seconds,
                 device,
                 cuda_sharing,
+                require_zero_copy,
             ),
             workers=plan.Workers(
                 prefill or 1,

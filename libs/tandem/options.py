@@ -100,6 +100,13 @@ Device = Annotated[DeviceName, Option(help="Whose memory and cores: the pool's."
 CudaSharing = Annotated[
     SharingName, Option(help="How processes share the GPU's memory; see docs/gpu.md.")
 ]
+RequireZeroCopy = Annotated[
+    bool,
+    Option(
+        "--require-zero-copy",
+        help="Do not start where memory would be copied, or --shares not be in force.",
+    ),
+]
 Shares = Annotated[
     int,
     Option(

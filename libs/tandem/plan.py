@@ -28,6 +28,7 @@ class Store:
     check_seconds: float
     device: str = "cpu"
     cuda_sharing: str = "auto"
+    require_zero_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ def _worker(options: Options) -> dict[str, object]:
         "threads": workers.threads,
         "device": workers.device,
         "shares": workers.shares,
+        "require_zero_copy": options.store.require_zero_copy,
         "max_num_batched_tokens": workers.max_num_batched_tokens,
     }
 

@@ -23,9 +23,12 @@ from mesh.timing import every, pause
 from protocol.messages import InForce
 from worker import in_force
 from worker.settings import WorkerSettings
+from worker.zero_copy import require
 
-if TYPE_CHECKING:  # it needs torch
+if TYPE_CHECKING:  # they need torch
+    from engine.cuda_engine import CudaEngine
     from engine.memory import MappedMemory
+    from engine.transformer import TransformerEngine
 
 RETRY_SECONDS = 0.1
 COUNTING = "counting"
@@ -129,8 +132,8 @@ def build_engine(
 ) -> tuple[Engine, InForce]:
     """The engine over the pool's memory, compiled and warm, and what it runs on."""
     if settings.engine == COUNTING:
-        engine = CountingEngine(attachment.facts.vocab_size)
-        return engine, in_force.of_counting(settings)
+        counting = CountingEngine(attachment.facts.vocab_size)
+        return counting, in_force.of_counting(settings)
     # torch takes seconds to import: only who computes pays for it.
     from engine.memory import MappedMemory
 
@@ -145,12 +148,15 @@ def build_engine(
         error = round(attachment.facts.quantization_error, 4)
         logger.info("weights.quantized", to=settings.quantization, logits_error=error)
     build = _on_gpu if settings.device == "cuda" else _on_cpu
-    return build(settings, memory, attachment.max_model_len)
+    engine, found = build(settings, memory, attachment.max_model_len)
+    if settings.require_zero_copy:
+        require(settings, attachment, engine.places, found)
+    return engine, found
 
 
 def _on_cpu(
     settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
-) -> tuple[Engine, InForce]:
+) -> "tuple[TransformerEngine, InForce]":
     from engine.compiled import MACHINE_CODE
     from engine.transformer import TransformerEngine
 
@@ -175,7 +181,7 @@ def why_whole(settings: WorkerSettings, mps: Mps) -> str:
 
 def _on_gpu(
     settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
-) -> tuple[Engine, InForce]:
+) -> "tuple[CudaEngine, InForce]":
     from engine.cuda_engine import CudaEngine, Limits
     from engine.partition import Lanes
 

@@ -164,7 +164,10 @@ def segment_maker_of(settings: Settings) -> SegmentMaker:
     if settings.device == "cpu":
         return HostSegment
     try:
-        return segment_maker(settings.cuda_sharing)
+        make = segment_maker(settings.cuda_sharing)
+        if settings.require_zero_copy:
+            make("trial", 1).close()
+        return make
     except NoRoom as error:
         raise ConfigurationError(f"TANDEM_DEVICE is cuda, but {error}") from None
 

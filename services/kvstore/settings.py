@@ -17,6 +17,7 @@ class Settings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
     device: Device = "cpu"  # whose memory
     cuda_sharing: Wanted = "auto"
+    require_zero_copy: bool = False  # try that way at the start
     kv_blocks: int = Field(default=0, ge=0)  # 0: 2048, or what a GPU has left
     block_size: int = Field(default=16, ge=1, le=1024)  # tokens
     max_model_len: int = Field(

@@ -28,7 +28,7 @@ ANSWERS = (
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[RunningMesh]:
-    with running_mesh(None) as running:
+    with running_mesh(None, "--require-zero-copy") as running:
         yield running
 
 

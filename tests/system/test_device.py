@@ -12,18 +12,25 @@ FAKE_CUDA = Path(__file__).parent.parent / "fake_cuda"
 PROMPT = {"prompt": list(range(1, 40)), "max_tokens": 20}
 
 
+@pytest.fixture(autouse=True)
+def _gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A fake driver for all processes, but where there is to be none."""
+    if "without" not in request.node.name:
+        path = os.pathsep.join([str(FAKE_CUDA), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+
+
 @pytest.mark.parametrize("sharing", ["vmm", "ipc"])
 async def test_workers_share_a_gpu_s_memory(
-    sharing: str, monkeypatch: pytest.MonkeyPatch
+    sharing: str,
 ) -> None:
     """
     Over either kind of handle workers attach, answer, die and are followed by others.
     """
-    path = os.pathsep.join([str(FAKE_CUDA), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
     options = [
         "--device",
         "cuda",
+        "--require-zero-copy",
         "--cuda-sharing",
         sharing,
         "--engine",
@@ -44,7 +51,24 @@ async def test_workers_share_a_gpu_s_memory(
     assert miscounts == ""
     assert status["pools"][0]["sharing"] == sharing
     found = [each["in_force"] for each in status["processes"] if each["in_force"]]
-    assert [each["device"] for each in found] == ["cuda", "cuda"]
+    assert {each["device"] for each in found} == {"cuda"}
+
+
+def test_a_way_that_does_not_work_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    With `--require-zero-copy` the store tries how it shares before anybody loads.
+    """
+    monkeypatch.setenv("FAKE_GPU_BYTES", "0")
+
+    with (
+        pytest.raises(AssertionError, match=r"trial of .*OUT_OF_MEMORY"),
+        running_mesh(
+            STORIES, "--device", "cuda", "--require-zero-copy", "--engine", "counting"
+        ),
+    ):
+        pass
 
 
 def test_a_machine_without_a_gpu_is_named() -> None:

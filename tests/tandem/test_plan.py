@@ -79,6 +79,18 @@ def test_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["LANG"] == "C.UTF-8"
 
 
+def test_no_copies_is_for_all_that_share_memory() -> None:
+    """
+    Store and workers are told together.
+    """
+    strict = replace(OPTIONS, store=replace(OPTIONS.store, require_zero_copy=True))
+
+    environments = plan(strict)
+
+    for name in ("kvstore-0", "prefill-0", "decode-2"):
+        assert environments[name]["TANDEM_REQUIRE_ZERO_COPY"] == "True"
+
+
 def test_a_number_of_threads_is_taken_as_it_is() -> None:
     """
     Who asks for threads gets them, whatever the machine has.
