@@ -26,7 +26,7 @@ class WorkerSettings(ServiceSettings):
     phases: Literal["prefill", "decode", "both"] = "both"
     shares: int = Field(default=0, ge=0, lt=100)  # percent of a GPU for prefill; 0: all
     share_ladder: Ladder = ()  # of a GPU: the shares that can be changed to
-    require_zero_copy: bool = False  # else end: no copies, and the split that was asked
+    require_zero_copy: bool = False  # and the split that was asked for, or no start
     threads: int = Field(default=0, ge=0, le=1024)  # at most; 0: all its cores
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)

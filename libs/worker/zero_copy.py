@@ -31,7 +31,7 @@ def require(
         raise ConfigurationError(
             f"{name}: {copied[0]}{more} of this worker do not lie in the store's memory"
         )
-    if settings.shares and in_force.without_split:
+    if settings.asks_for_split and in_force.without_split:
         raise ConfigurationError(
             f"{name}: the GPU is not split: {in_force.without_split}"
         )
