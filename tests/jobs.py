@@ -5,6 +5,7 @@ from typing import Any
 from zlib import crc32
 
 from kv.operations import BeginLoad, Held, Progress, Record
+from kv.segments import HostSegment, SegmentMaker
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import Store
@@ -50,10 +51,12 @@ def first_token(request_id: str) -> int:
     return 1 if request_id == "r1" else crc32(request_id.encode()) >> 1
 
 
-def loaded_pool(num_blocks: int, **changes: Any) -> Pool:
+def loaded_pool(
+    num_blocks: int, make_segment: SegmentMaker = HostSegment, **changes: Any
+) -> Pool:
     """A pool of blocks of four tokens, as after a load; `changes` are of the load."""
     load = LOAD.changed(**changes)
-    memory = PoolMemory(num_blocks, block_size=4, max_model_len=0)
+    memory = PoolMemory(num_blocks, 4, 0, make_segment)
     memory.begin_load("loader", load)
     memory.commit_load("loader")
     pool = Pool("p", memory, max_waiting=10)

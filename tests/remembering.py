@@ -119,6 +119,7 @@ class Worker:
         self._store = store
         self._memory = memory
         self._computing: list[tuple[Running, int]] = []
+        self._copying: list[tuple[int, int]] = []  # before it computed: from, to
 
     @property
     def is_idle(self) -> bool:
@@ -142,6 +143,7 @@ class Worker:
         for running, _ in chunks:
             for target, source in running.copies.items():
                 self._memory.copy(source, target)
+                self._copying.append((source, target))
             running.copies = {}
         self._computing = list(chunks)
         self._compute()
@@ -149,7 +151,7 @@ class Worker:
     def finish(self) -> Advanced:
         """The second half: until now it may read and write."""
         self._compute()
-        computing, self._computing = self._computing, []
+        computing, self._computing, self._copying = self._computing, [], []
         progress = [self._progress(*chunk) for chunk in computing]
         advanced = self._store.advance(progress, self.name)
         for growth in advanced.growth:
@@ -175,6 +177,15 @@ class Worker:
             self._memory.spoil(running.block_table, running.num_computed_tokens)
             for target in running.copies:
                 self._memory.spoil([target], 0)
+
+    def linger(self) -> None:
+        """It was killed, and a GPU still does what it had begun, from the start."""
+        for source, target in self._copying:
+            self._memory.copy(source, target)
+        for running, num_tokens in self._computing:
+            start = running.num_computed_tokens
+            contents = running.contents(start, start + num_tokens)
+            self._memory.write(running.block_table, start, contents)
 
     def _compute(self) -> None:
         for running, num_tokens in self._computing:

@@ -38,6 +38,7 @@ class Walk:
         self._numbers = count()
         self._workers = [self._start() for _ in range(NUM_WORKERS)]
         self._hung: list[Worker] = []
+        self._dying: list[Worker] = []  # killed, and their last steps still run
         self._stream: list[PrefillJob | DecodeJob] = []
         self._requests: dict[RequestId, PrefillJob] = {}
         self._left: dict[RequestId, Record] = {}  # as it was when its owner lost it
@@ -59,6 +60,8 @@ class Walk:
             self.forget: 1,
             self.cancel: 2,
             self.detach: 1,
+            self.hang_up: 2,
+            self.bury: 1,
             self.expire: 2,
             self.wake: 1,
             self.lose_hung: 2,
@@ -164,6 +167,17 @@ class Walk:
         """A worker dies, perhaps in the middle of a step."""
         self._die(self._replace(self._chance.choice(self._workers)))
 
+    def hang_up(self) -> None:
+        """A worker on a GPU is killed, perhaps in the middle of a step, which goes on."""
+        worker = self._replace(self._chance.choice(self._workers))
+        self._dying.append(worker)
+        self._store.fence(worker.name)
+
+    def bury(self) -> None:
+        """Its process has ended, and with it its last step."""
+        if self._dying:
+            self._store.detach(self._dying.pop(0).name)
+
     def expire(self) -> None:
         """A worker hangs, perhaps in the middle of a step; it is not dead yet."""
         self._hang(self._replace(self._chance.choice(self._workers)))
@@ -185,6 +199,7 @@ class Walk:
         for _ in range(NUM_ROUNDS):
             while self._hung:
                 self.lose_hung()
+            self.bury()
             for worker in self._workers:
                 self._round(worker)
                 self._settle()
@@ -290,6 +305,8 @@ class Walk:
         """After each operation."""
         for worker in self._hung:
             worker.spoil()
+        for worker in self._dying:
+            worker.linger()
         while self._store.failures:
             failure = self._store.failures.popleft()
             self._unfinished.discard(failure.request.request_id)

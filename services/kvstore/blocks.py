@@ -22,7 +22,9 @@ class BlockPool:
         self._hash_of: dict[int, BlockHash] = {}
         # Of nobody, with a hash: what a later prompt may share, least recent first.
         self._cached: OrderedDict[int, None] = OrderedDict()
-        self._quarantined: dict[int, str] = {}  # and the peer that may still write
+        self._quarantined: dict[
+            int, set[str]
+        ] = {}  # and the peers that may still write
 
     @property
     def num_free(self) -> int:
@@ -100,18 +102,24 @@ class BlockPool:
             self._ref_counts[block] -= 1
             self._settle(block)
 
-    def quarantine(self, blocks: Sequence[int], peer: str) -> None:
-        """Drop one reference to each; while the peer lives nobody gets them."""
+    def fence(self, blocks: Sequence[int], peer: str) -> None:
+        """While the peer lives nobody gets them, but who has them already."""
         for block in blocks:
             assert self._hash_of.get(block) is None, "a full block is never written to"
-            self._quarantined[block] = peer
+            self._quarantined.setdefault(block, set()).add(peer)
+
+    def quarantine(self, blocks: Sequence[int], peer: str) -> None:
+        """Drop one reference to each; while the peer lives nobody gets them."""
+        self.fence(blocks, peer)
         self.release(blocks)
 
     def lift_quarantine(self, peer: str) -> None:
         """The peer is gone and with it its last write."""
-        for block in [b for b, writer in self._quarantined.items() if writer == peer]:
-            del self._quarantined[block]
-            self._settle(block)
+        for block in [b for b, peers in self._quarantined.items() if peer in peers]:
+            self._quarantined[block].remove(peer)
+            if not self._quarantined[block]:
+                del self._quarantined[block]
+                self._settle(block)
 
     def _settle(self, block: int) -> None:
         """To where a block belongs that nobody uses any more."""

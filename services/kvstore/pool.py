@@ -95,11 +95,20 @@ class Pool:
 
     def detach(self, peer: str) -> None:
         """The connection is gone: so is its worker."""
+        if self.store is not None:
+            self.store.detach(peer)
+        self._forget(peer)
+
+    def fence(self, peer: str) -> None:
+        """The connection is gone, and its worker may still write, until `detach`."""
+        if self.store is not None:
+            self.store.fence(peer)
+        self._forget(peer)
+
+    def _forget(self, peer: str) -> None:
         self._heard.pop(peer, None)
         self._expired.discard(peer)
         self.memory.detach(peer)
-        if self.store is not None:
-            self.store.detach(peer)
         self.division.leave(peer)
 
     def expire(self, lease_seconds: float) -> list[str]:

@@ -110,6 +110,18 @@ class Room:
             self._leave_leader(record)
         self._empty(record)
 
+    def fence(self, record: SequenceRecord, peer: str) -> bool:
+        """Take it from a peer whose last step may still write its K/V.
+
+        The next owner writes the same to the same slots, so it goes on in these blocks;
+        nobody else gets them meanwhile. But a copy that the peer had begun would come
+        over what the next owner writes: then it is isolated, if there is room for that.
+        """
+        if record.copies:
+            return self.isolate(record, peer)
+        self.blocks.fence(record.block_table[record.num_full_blocks :], peer)
+        return True
+
     def isolate(self, record: SequenceRecord, peer: str) -> bool:
         """Take it from a peer that may still write behind its computed tokens.
 

@@ -15,6 +15,7 @@ import structlog
 
 from kv.frames import framed, send_descriptors, taken
 from kv.operations import Answer, Attached, RefusedReply, Room, decode_operation
+from kvstore.fence import Fence, process_behind
 from kvstore.pool import Pool
 from mesh.errors import ConfigurationError
 from protocol.wire import MalformedMessage, encode
@@ -33,9 +34,16 @@ async def serve_pool(
     """Answer workers at `path` while the block lasts; `on_change` follows each answer."""
     listener = _listen(path)
     loop = asyncio.get_running_loop()
+
+    def on_end(peer: str) -> None:
+        pool.detach(peer)
+        on_change()
+        logger.info("peer.ended", peer=peer)
+
+    fence = Fence(on_end)
     try:
         async with asyncio.TaskGroup() as tasks:
-            server = _Server(pool, on_change, tasks)
+            server = _Server(pool, on_change, tasks, fence)
             loop.add_reader(listener, server.accept, listener)
             try:
                 yield
@@ -43,6 +51,7 @@ async def serve_pool(
                 loop.remove_reader(listener)
                 server.hang_up()
     finally:
+        fence.close()
         listener.close()
         path.unlink(missing_ok=True)  # noqa: ASYNC240  one file, on the way out
 
@@ -64,10 +73,15 @@ def _listen(path: Path) -> socket.socket:
 
 class _Server:
     def __init__(
-        self, pool: Pool, on_change: Callable[[], None], tasks: asyncio.TaskGroup
+        self,
+        pool: Pool,
+        on_change: Callable[[], None],
+        tasks: asyncio.TaskGroup,
+        fence: Fence,
     ) -> None:
         self._pool = pool
         self._on_change = on_change
+        self._fence = fence
         self._tasks = tasks
         self._connections: set[socket.socket] = set()
         self._numbers = count()
@@ -92,15 +106,20 @@ class _Server:
 
     async def _serve(self, connection: socket.socket, name: str) -> None:
         logger.info("peer.connected", peer=name)
+        peer = _Peer(connection, name, self._pool, self._on_change)
         try:
-            with _Peer(connection, name, self._pool, self._on_change) as peer:
+            with peer:
                 await peer.ended
         except MalformedMessage as error:
             logger.warning("peer.malformed", peer=name, reason=str(error))
         finally:
             self._connections.discard(connection)
             connection.close()
-            self._pool.detach(name)
+            if peer.writes_late:
+                self._pool.fence(name)
+                self._fence.watch(name, peer.process)
+            else:
+                self._pool.detach(name)
             self._on_change()
             logger.info("peer.gone", peer=name)
 
@@ -124,6 +143,8 @@ class _Peer:
         self._unsent = b""
         self._descriptors: list[int] = []  # to follow what is unsent
         self.ended = self._loop.create_future()  # or what went wrong
+        self.writes_late = False  # even when its connection is gone
+        self.process: int | None = None  # a descriptor of it, if it is to be watched
 
     def __enter__(self) -> "_Peer":
         self._loop.add_reader(self._connection, self._guarded, self._read)
@@ -175,6 +196,9 @@ class _Peer:
         self._unsent += framed(encode(answer))
         if isinstance(answer, Attached | Room):
             self._descriptors += self._pool.memory.descriptors()
+        if isinstance(answer, Attached) and answer.blocks.sharing != "memfd":
+            self.writes_late = True
+            self.process = self.process or process_behind(self._connection)
         self._send()
         if self._is_behind:
             self._loop.remove_reader(self._connection)

@@ -196,6 +196,16 @@ class Store:
         self.blocks.lift_quarantine(worker_id)
         self._serve_line()
 
+    def fence(self, worker_id: str) -> None:
+        """The worker hung up, and its last step may still run on a GPU: others go on with
+        what it held. What it may write to is given to nobody else before `detach`.
+        """
+        for record in list(self._owned.get(worker_id, {}).values()):
+            if not self._room.fence(record, worker_id):
+                record.is_preempted = True
+            self._lose(record)
+        self._serve_line()
+
     def expire(self, worker_id: str) -> None:
         """The worker hangs, and may still write: others go on with what it held."""
         for record in list(self._owned.get(worker_id, {}).values()):

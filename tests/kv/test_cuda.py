@@ -1,29 +1,21 @@
 """A GPU's memory lent and mapped, over a driver made of memfd."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fake_gpu import fake_bindings
 
 from device.driver import Driver, NoDevice
 from kv.cuda import IpcMapping, IpcSegment, VmmMapping, VmmSegment, segment_maker
 from kv.errors import NoRoom
 
-FAKE = Path(__file__).parent.parent / "fake_cuda" / "cuda" / "bindings" / "driver.py"
-
 
 @pytest.fixture(scope="module")
 def fake() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fake_driver", FAKE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return fake_bindings()
 
 
 @pytest.fixture

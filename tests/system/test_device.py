@@ -1,14 +1,11 @@
 """A mesh whose pool lies in "a GPU's memory", which here is memfd behind its driver."""
 
-import os
-from pathlib import Path
-
 import pytest
 from asking import complete
+from fake_gpu import path_with_fake
 from running import STORIES, running_mesh
 from waiting import wait_until
 
-FAKE_CUDA = Path(__file__).parent.parent / "fake_cuda"
 PROMPT = {"prompt": list(range(1, 40)), "max_tokens": 20}
 
 
@@ -16,8 +13,7 @@ PROMPT = {"prompt": list(range(1, 40)), "max_tokens": 20}
 def _gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A fake driver for all processes, but where there is to be none."""
     if "without" not in request.node.name:
-        path = os.pathsep.join([str(FAKE_CUDA), os.environ.get("PYTHONPATH", "")])
-        monkeypatch.setenv("PYTHONPATH", path)
+        monkeypatch.setenv("PYTHONPATH", path_with_fake())
 
 
 @pytest.mark.parametrize("sharing", ["vmm", "ipc"])
