@@ -18,7 +18,9 @@ CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
 DEFAULT_PIPES = "/tmp/nvidia-mps"
-QUIT_SECONDS = 10  # that the daemon gives its servers
+QUIT = "quit -t 10"  # seconds that the daemon gives its servers
+# Reads until its input ends, which it does when who started it has ended.
+_GUARD = 'read -r nothing; echo "$1" | "$0"; rm -rf "$2"'
 
 
 class NoDaemon(DeviceError):
@@ -62,8 +64,8 @@ def own_daemon(
 ) -> Iterator[dict[str, str]]:
     """A daemon of our own while inside; yields the environment that makes clients.
 
-    Its clients should have ended before it is left. Raises NoDaemon when it cannot start
-    or does not quit.
+    Its clients should have ended before it is left. Should this process be killed inside,
+    the daemon quits, too. Raises NoDaemon when it cannot start or does not quit.
     """
     # A short path: a socket's name has at most 107 bytes.
     with TemporaryDirectory(prefix="tandem-mps-", ignore_cleanup_errors=True) as folder:
@@ -71,12 +73,31 @@ def own_daemon(
         for path in added.values():
             Path(path).mkdir()
         environment = {**os.environ, **added}
-        _start(environment, control, timeout_seconds)
+        with _guarded(folder, environment, control):
+            _start(environment, control, timeout_seconds)
+            try:
+                yield environment
+            finally:
+                _ask(QUIT, environment, control, timeout_seconds)
+
+
+@contextmanager
+def _guarded(
+    folder: str, environment: Mapping[str, str], control: str
+) -> Iterator[None]:
+    """A shell waits for the end of this process, should that come before the block's."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD, control, QUIT, folder],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what kills this process's group is not for it
+    ) as guard:
         try:
-            yield environment
+            yield
         finally:
-            quit_line = f"quit -t {QUIT_SECONDS}"
-            _ask(quit_line, environment, control, timeout_seconds)
+            guard.kill()
 
 
 def _start(

@@ -1,9 +1,12 @@
 """Looking for an MPS daemon, with a script in place of NVIDIA's program."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from device.mps import CONTROL, LOGS, PIPES, NoDaemon, look, own_daemon
 
@@ -96,6 +99,45 @@ def test_a_daemon_of_our_own_ends_with_its_block(tmp_path: Path) -> None:
     assert inside.pipe_directory != Path("/tmp/nvidia-mps")
     assert not Path(environment[PIPES]).exists()
     assert not Path(environment[LOGS]).exists()
+
+
+OWNER = """
+import sys
+from device.mps import PIPES, own_daemon
+with own_daemon(sys.argv[1]) as environment:
+    print(environment[PIPES], flush=True)
+    sys.stdin.read()
+"""
+
+
+async def test_a_daemon_of_our_own_does_not_outlive_a_kill(tmp_path: Path) -> None:
+    """
+    Whoever started it is killed and can do nothing any more: the daemon is asked to quit,
+    and its directories go.
+    """
+    asked = tmp_path / "asked"
+    control = program(tmp_path, f'{SCRIPT}echo "$line" >> {asked}\n')
+
+    pipes, was_there = pipes_of_killed_owner(control)
+
+    await wait_until(lambda: not pipes.parent.exists())
+    assert was_there
+    assert asked.read_text() == "quit -t 10\n"
+
+
+def pipes_of_killed_owner(control: str) -> tuple[Path, bool]:
+    """Where the daemon of a process that was killed listens, and whether it did."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, control],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        assert owner.stdout
+        pipes = Path(owner.stdout.readline().strip())
+        was_there = (pipes / "control").exists()
+        owner.kill()
+    return pipes, was_there
 
 
 @pytest.mark.parametrize("script", [None, "#!/bin/sh\necho no GPU >&2\nexit 1\n"])
