@@ -6,17 +6,20 @@ compute mode, clocks, MIG and persistence stay as they are.
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 from device.driver import DeviceError
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
+PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"  # read once, when a client starts
 DEFAULT_PIPES = "/tmp/nvidia-mps"
 QUIT = "quit -t 10"  # seconds that the daemon gives its servers
 # Reads until its input ends, which it does when who started it has ended.
@@ -33,6 +36,7 @@ class Mps:
 
     pipe_directory: Path
     reason: str = ""  # why no daemon is reachable; empty when one is
+    percent: str = ""  # of the SMs that this process has at most; empty: all
 
     @property
     def is_reachable(self) -> bool:
@@ -55,7 +59,18 @@ def look(
         _ask("get_server_list", environment, control, timeout_seconds)
     except (NoDaemon, OSError) as error:
         return Mps(pipes, str(error))
-    return Mps(pipes)
+    return Mps(pipes, percent=environment.get(PERCENTAGE, ""))
+
+
+def start_anew(percent: int) -> NoReturn:
+    """This program once more, from its start, with so much of the GPU's SMs at most.
+
+    The same process id; what the process held is given back, as at its end.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    environment = {**os.environ, PERCENTAGE: str(percent)}
+    os.execve(sys.executable, sys.orig_argv, environment)
 
 
 @contextmanager

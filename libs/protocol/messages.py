@@ -127,6 +127,7 @@ class InForce(Message):
     lane_sms: tuple[int, ...] = ()
     without_split: str = ""  # why the GPU has no part of its own for this phase
     without_mps: str = ""  # why processes take turns on the GPU
+    mps_percent: str = ""  # of the SMs at most, while the process runs; empty: all
     replay: Literal["none", "tapes", "graphs"] = "none"  # of decode steps
     without_replay: str = ""
 
@@ -142,7 +143,8 @@ class InForce(Message):
             words.append(f"{self.threads} threads")
         if self.lane_sms:
             words.append(f"{'/'.join(map(str, self.lane_sms))} SMs")
-            words.append("no MPS" if self.without_mps else "MPS")
+            percent = f" {self.mps_percent} %" if self.mps_percent else ""
+            words.append("no MPS" if self.without_mps else f"MPS{percent}")
         if self.replay != "none":
             words.append(self.replay)
         return ", ".join(words)

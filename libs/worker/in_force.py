@@ -47,6 +47,7 @@ def on_gpu(
         lane_sms=tuple(lanes.sizes.values()),
         without_split=why_whole,
         without_mps=mps.reason,
+        mps_percent=mps.percent,
         replay="none" if engine.without_graphs else "graphs",
         without_replay=engine.without_graphs,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from device.mps import Mps, look
+from device.mps import Mps, look, start_anew
 from engine.counting import CountingEngine
 from engine.fingerprint import fingerprint
 from engine.interface import Engine
@@ -179,6 +179,19 @@ def why_whole(settings: WorkerSettings, mps: Mps) -> str:
     return ""
 
 
+def fixed_percent(
+    settings: WorkerSettings, mps: Mps, why_whole: str, why_undivided: str
+) -> int:
+    """What MPS is to give this worker of a GPU that cannot be divided; 0: nothing new.
+
+    It cannot change while a process runs, and counts also where it computes alone.
+    """
+    is_new = bool(why_undivided) and not mps.percent
+    if why_whole or not is_new or not settings.shares:
+        return 0
+    return settings.shares if settings.phases == "prefill" else 100 - settings.shares
+
+
 def _on_gpu(
     settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
 ) -> "tuple[CudaEngine, InForce]":
@@ -191,6 +204,9 @@ def _on_gpu(
     lanes = Lanes.open(
         "decode" if decodes else "prefill", [] if reason else settings.splits
     )
+    if percent := fixed_percent(settings, mps, reason, lanes.reason):
+        logger.warning("gpu.fixed_percent", percent=percent, reason=lanes.reason)
+        start_anew(percent)
     reason = reason or lanes.reason
     log = logger.warning if settings.asks_for_split and reason else logger.info
     log(
@@ -199,6 +215,7 @@ def _on_gpu(
         sizes={str(index): size for index, size in lanes.sizes.items()},
         reason=reason,
         mps=mps.reason or "reachable",
+        mps_percent=mps.percent,
     )
     prefills = settings.phases != "decode"
     limits = Limits(settings.max_num_seqs, max_model_len, decodes, prefills)

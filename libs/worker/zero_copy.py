@@ -31,10 +31,9 @@ def require(
         raise ConfigurationError(
             f"{name}: {copied[0]}{more} of this worker do not lie in the store's memory"
         )
-    if settings.asks_for_split and in_force.without_split:
-        raise ConfigurationError(
-            f"{name}: the GPU is not split: {in_force.without_split}"
-        )
+    reason = "" if in_force.mps_percent else in_force.without_split
+    if settings.asks_for_split and reason:
+        raise ConfigurationError(f"{name}: the GPU is not split: {reason}")
 
 
 def outside(places: Mapping[str, range], shared: Iterable[range]) -> list[str]:

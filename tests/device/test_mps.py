@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from device.mps import CONTROL, LOGS, PIPES, NoDaemon, look, own_daemon
+from device.mps import CONTROL, LOGS, PERCENTAGE, PIPES, NoDaemon, look, own_daemon
 
 # Starts by making its socket, quits by taking it away, and knows no server.
 SCRIPT = """#!/bin/sh
@@ -41,6 +41,39 @@ def test_a_daemon_that_answers_is_reachable(tmp_path: Path) -> None:
 
     assert found.is_reachable
     assert found.pipe_directory == tmp_path
+
+
+def test_a_client_s_part_is_in_its_environment(tmp_path: Path) -> None:
+    """
+    What a process has of the GPU for as long as it runs is found beside the daemon.
+    """
+    environment = pipes_with_socket(tmp_path) | {PERCENTAGE: "40"}
+
+    found = look(environment, program(tmp_path))
+
+    assert found.percent == "40"
+
+
+AGAIN = f"""
+import os, sys
+from device.mps import start_anew
+print(os.getpid(), sys.argv[1:], os.environ.get("{PERCENTAGE}"), flush=True)
+if "{PERCENTAGE}" not in os.environ:
+    start_anew(60)
+"""
+
+
+def test_a_program_starts_anew_with_its_part() -> None:
+    """
+    The same process and arguments, and the percentage from the very start.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, "x"], capture_output=True, text=True, check=True
+    )
+
+    before, after = (line.split(" ", 1) for line in done.stdout.splitlines())
+    assert before[0] == after[0]
+    assert (before[1], after[1]) == ("['x'] None", "['x'] 60")
 
 
 def test_without_a_socket_nobody_is_asked(tmp_path: Path) -> None:

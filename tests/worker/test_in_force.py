@@ -1,5 +1,6 @@
 """What a worker says that it runs on is what engine and device say, not what was asked."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from prometheus_client import REGISTRY
 from device.mps import Mps
 from worker.in_force import of_counting, on_cpu, on_gpu, show
 from worker.settings import WorkerSettings
-from worker.startup import why_whole
+from worker.startup import fixed_percent, why_whole
 
 MPS = Mps(Path("/run/mps"))
 NO_MPS = Mps(Path("/run/mps"), "no daemon listens in /run/mps")
@@ -70,6 +71,47 @@ def test_a_part_is_taken_where_it_helps(
 
     assert reason in found
     assert bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("phases", "mps", "percent"),
+    [
+        ("prefill", MPS, 40),
+        ("decode", MPS, 60),
+        ("decode", replace(MPS, percent="60"), 0),
+    ],
+    ids=["prefill", "decode", "has it"],
+)
+def test_a_gpu_that_cannot_be_divided(phases: str, mps: Mps, percent: int) -> None:
+    """
+    MPS gives the worker of each phase its percentage, once and for all.
+    """
+    settings = SPLIT.model_copy(update={"phases": phases})
+
+    assert fixed_percent(settings, mps, "", "an old driver") == percent
+
+
+def test_nobody_starts_anew_for_nothing() -> None:
+    """
+    Where the GPU is divided, or a part would not help, the worker stays as it is.
+    """
+    unasked = SPLIT.model_copy(update={"shares": 0})
+
+    assert fixed_percent(SPLIT, MPS, "", "") == 0
+    assert fixed_percent(SPLIT, NO_MPS, "no daemon", "no split is asked for") == 0
+    assert fixed_percent(unasked, MPS, "", "an old driver") == 0
+
+
+def test_a_fixed_part_is_in_force() -> None:
+    """
+    It is said what the worker has, and why it is no part that can change.
+    """
+    mps = replace(MPS, percent="60")
+
+    found = on_gpu(SPLIT, cuda(), lanes(79), "an old driver", mps)
+
+    assert found.in_words() == "cuda bfloat16, 79 SMs, MPS 60 %, graphs"
+    assert found.reasons == ("an old driver",)
 
 
 def test_a_worker_on_the_host() -> None:

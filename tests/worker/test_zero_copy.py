@@ -86,6 +86,7 @@ def test_a_split_that_is_not_in_force_is_named(attachment: Any) -> None:
     with pytest.raises(ConfigurationError, match="not split: there is no daemon"):
         require(settings, attachment, {}, WHOLE)
     require(STRICT, attachment, {}, WHOLE)  # nobody asked
+    require(settings, attachment, {}, WHOLE.changed(mps_percent="60"))
 
 
 def test_a_private_mapping_is_none_that_others_see() -> None:
