@@ -101,7 +101,7 @@ def _process_table(everyone: list[WorkerStatus]) -> Table:
 def _in_force_table(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> Table:
     """What runs on what, and why on no more."""
     table = Table(title="in force", title_justify="left")
-    for column in ("pool", "worker", "runs on", "because"):
+    for column in ("pool", "worker", "runs on", "why not more"):
         table.add_column(column)
     for pool in pools:
         table.add_row(pool.pool, pool.store, f"memory shared by {pool.sharing}", "")
