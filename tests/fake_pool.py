@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -11,6 +12,7 @@ from protocol.messages import (
     Cancel,
     Failed,
     FinishReason,
+    Phase,
     PoolStatus,
     PrefillJob,
     RequestId,
@@ -26,6 +28,7 @@ from protocol.wire import encode
 POOL = "default"
 VOCAB_SIZE = 512
 MAX_MODEL_LEN = 128
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 Script = Callable[[PrefillJob], Iterable[TokenEvents | Failed]]
 
@@ -76,13 +79,46 @@ def silent(_: PrefillJob) -> Iterable[TokenEvents]:
     return ()
 
 
+def pool_status(name: str = POOL, **changes: Any) -> PoolStatus:
+    """Of a pool of a hundred blocks, all free."""
+    status = PoolStatus(
+        pool=name,
+        store="store-1",
+        model="stories260K",
+        block_size=16,
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=VOCAB_SIZE,
+        num_waiting=0,
+        num_parked=0,
+        total=100,
+        free=100,
+        cached=0,
+        referenced=0,
+        quarantined=0,
+    )
+    return status.changed(**changes)
+
+
+def worker_status(pool: str, phase: Phase) -> WorkerStatus:
+    return WorkerStatus(
+        service=phase,
+        worker_id=f"{phase}-{pool}",
+        pool=pool,
+        pid=1,
+        host="here",
+        phases=(phase,),
+        ready=True,
+    )
+
+
 class FakePool:
     """Reads the streams that a pool reads."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, name: str = POOL) -> None:
         self._redis = redis
-        self._consumer = Consumer(redis, keys.prefill(POOL), "prefill", "fake")
-        self._control = Tail(redis, keys.control(POOL), after=b"0")
+        self.name = name
+        self._consumer = Consumer(redis, keys.prefill(name), "prefill", "fake")
+        self._control = Tail(redis, keys.control(name), after=b"0")
         self.stopping = asyncio.Event()
         self.script: Script = counting
         self.jobs: list[PrefillJob] = []
@@ -97,33 +133,15 @@ class FakePool:
 
     async def announce(self, store: str = "store-1") -> None:
         """Say that the pool is there and ready, with the memory of this store."""
-        status = PoolStatus(
-            pool=POOL,
-            store=store,
-            model="stories260K",
-            block_size=16,
-            max_model_len=MAX_MODEL_LEN,
-            vocab_size=VOCAB_SIZE,
-            num_waiting=0,
-            num_parked=0,
-            total=100,
-            free=100,
-            cached=0,
-            referenced=0,
-            quarantined=0,
-        )
-        await self._redis.set(keys.pool(POOL), encode(status))
-        for service in ("prefill", "decode"):
-            worker = WorkerStatus(
-                service=service,
-                worker_id=service,
-                pool=POOL,
-                pid=1,
-                host="here",
-                phases=(service,),
-                ready=True,
-            )
-            await self._redis.set(keys.worker(service), encode(worker))
+        status = pool_status(self.name, store=store)
+        await self._redis.set(keys.pool(self.name), encode(status))
+        for phase in PHASES:
+            worker = worker_status(self.name, phase)
+            await self._redis.set(keys.worker(worker.worker_id), encode(worker))
+
+    async def vanish(self) -> None:
+        """The store's heartbeat is over."""
+        await self._redis.delete(keys.pool(self.name))
 
     async def run(self) -> None:
         """Answer jobs and note cancels, until told to stop."""

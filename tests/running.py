@@ -76,14 +76,17 @@ class RunningMesh:
         return dict(self.status()["pools"][0]["blocks"])
 
     def miscounts(self) -> str:
-        """What the store found wrong with itself."""
-        log = (self.run_dir / "logs" / "kvstore-0.log").read_text()
-        return log[log.find("AssertionError") :] if "AssertionError" in log else ""
+        """What the stores found wrong with themselves."""
+        logs = sorted((self.run_dir / "logs").glob("kvstore-*.log"))
+        text = "".join(log.read_text() for log in logs)
+        return text[text.find("AssertionError") :] if "AssertionError" in text else ""
 
     def is_idle(self) -> bool:
-        """Every block is free or cached: nothing was leaked."""
-        blocks = self.blocks()
-        return blocks["free"] + blocks["cached"] == blocks["total"]
+        """Every block of every pool is free or cached: nothing was leaked."""
+        pools = [pool["blocks"] for pool in self.status()["pools"]]
+        return bool(pools) and all(
+            blocks["free"] + blocks["cached"] == blocks["total"] for blocks in pools
+        )
 
 
 @contextmanager

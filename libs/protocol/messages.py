@@ -106,6 +106,7 @@ class TokenEvents(Message):
 
     type: Literal["tokens"] = "tokens"
     events: tuple[TokenEvent, ...]
+    pool: str = ""  # where they were computed
 
 
 class Failed(Message):

@@ -43,6 +43,7 @@ def up(
     max_num_batched_tokens: of.MaxNumBatchedTokens = 512,
     threads: of.Threads = 0,
     pool: of.Pool = "default",
+    pools: of.Pools = "",
     run_dir: of.RunDir = RUN_DIR,
     redis_url: of.RedisUrl = "",
     log_level: of.LogLevel = of.LogLevelName.info,
@@ -59,7 +60,7 @@ def up(
     from tandem.up import check_environment, check_paradigm, run
 
     check_environment()
-    check_paradigm(paradigm, prefill, shares)
+    check_paradigm(paradigm, prefill, shares, device)
     run(
         plan.Options(
             model=models.find(model),
@@ -89,6 +90,7 @@ def up(
                 quantization,
             ),
             pool=pool,
+            pools=pools or pool,
             run_dir=run_dir,
             redis_url=redis_url,
             log_level=log_level,

@@ -51,7 +51,7 @@ async def _num_ready(redis: Redis) -> Counter[str]:
 
 
 def _in_words(options: Options, up: Counter[str], seconds: float) -> str:
-    wanted = {"kvstore": 1, **options.workers.counts, "gateway": 1}
+    wanted = {"kvstore": options.workers.stores, **options.workers.counts, "gateway": 1}
     parts = [
         f"[{'green' if up[service] >= count else 'yellow'}]"
         f"{service} {up[service]}/{count}[/]"

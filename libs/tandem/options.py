@@ -10,6 +10,7 @@ from typer import Argument, Option
 class ParadigmName(StrEnum):
     semi = "semi"
     fused = "fused"
+    disaggregated = "disaggregated"
 
 
 class DTypeName(StrEnum):
@@ -66,7 +67,8 @@ Port = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")
 Paradigm = Annotated[
     ParadigmName,
     Option(
-        help="semi: prefill and decode workers; fused: each worker does both phases."
+        help="semi: prefill and decode workers over one KV cache; fused: each worker does "
+        "both phases; disaggregated: a KV cache for each phase, K/V moves between them."
     ),
 ]
 Prefill = Annotated[
@@ -83,7 +85,7 @@ KVBlocks = Annotated[
     int,
     Option(
         min=0,
-        help="KV blocks that all sequences share.",
+        help="KV blocks that all sequences share; disaggregated: in each of both pools.",
         show_default="2048, or what a GPU has left",
     ),
 ]
@@ -144,6 +146,14 @@ Threads = Annotated[
     ),
 ]
 Pool = Annotated[str, Option(help="Name of the pool, where meshes share a Redis.")]
+Pools = Annotated[
+    str,
+    Option(
+        help="Pools, by commas, among which the gateway chooses: also those of other "
+        "meshes on the same Redis.",
+        show_default="its own",
+    ),
+]
 RunDir = Annotated[
     Path, Option(help="Directory of the mesh: logs, sockets, its address.")
 ]

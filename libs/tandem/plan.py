@@ -12,10 +12,12 @@ from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
 REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
+SOCKET, DECODE_SOCKET = "kvstore.sock", "decode.sock"
 
 # semi: a worker does one phase, and a pool has workers of both.
 # fused: each worker does both, its prompts in chunks beside the tokens it decodes.
-Paradigm = Literal["semi", "fused"]
+# disaggregated: a pool for each phase, between which the K/V of prompts is moved.
+Paradigm = Literal["semi", "fused", "disaggregated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Workers:
             )
 
     @property
+    def stores(self) -> int:
+        """How many pools they are attached to."""
+        return 2 if self.paradigm == "disaggregated" else 1
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many there are of each service."""
         if self.paradigm == "fused":
@@ -73,23 +80,38 @@ class Options:
     store: Store
     workers: Workers
     pool: str
+    pools: str  # to which the gateway sends requests, by commas
     run_dir: Path
     redis_url: str  # empty: an embedded Redis
     log_level: str
     log_format: str
 
+    @property
+    def decode_pool(self) -> str:
+        """Where decode workers are: this pool, unless K/V is moved to them."""
+        is_moved = self.workers.paradigm == "disaggregated"
+        return f"{self.pool}-decode" if is_moved else self.pool
+
 
 def services(
     options: Options, redis_url: str, sockets: Path, listen_fd: int
 ) -> Iterator[Command]:
-    """The store and the gateway."""
+    """The stores and the gateway."""
     everyone = _everyone(options, redis_url)
-    socket = {"store_socket": sockets / "kvstore.sock"}
-    store = {**everyone, **socket, **asdict(options.store)}
+    store = {**everyone, "store_socket": sockets / SOCKET, **asdict(options.store)}
     store["shares"] = options.workers.shares
+    if options.decode_pool != options.pool:
+        decode = {
+            **store,
+            "pool": options.decode_pool,
+            "store_socket": sockets / DECODE_SOCKET,
+        }
+        yield _service("kvstore", 1, decode, layer=STORE_LAYER)
+        store["handoff_pool"] = options.decode_pool
     yield _service("kvstore", 0, store, layer=STORE_LAYER)
     gateway = {
         **everyone,
+        "pools": options.pools,
         "model": options.model,
         "served_model_name": options.served_model_name,
         "listen_fd": listen_fd,
@@ -104,12 +126,16 @@ def worker(
     settings = {
         **_everyone(options, redis_url),
         **_worker(options),
-        "store_socket": sockets / "kvstore.sock",
+        "store_socket": sockets / SOCKET,
     }
     if service == "decode":
         settings["max_num_seqs"] = options.workers.max_num_seqs
-        if options.workers.paradigm == "fused":
+        if options.workers.paradigm != "semi":
+            # Disaggregated: what was preempted is computed again where it is.
             settings["phases"] = "both"
+        if options.decode_pool != options.pool:
+            settings["pool"] = options.decode_pool
+            settings["store_socket"] = sockets / DECODE_SOCKET
     return _service(service, number, settings)
 
 

@@ -32,12 +32,18 @@ def check_environment() -> None:
         raise ConfigurationError(f"unknown setting: {', '.join(unknown)}")
 
 
-def check_paradigm(paradigm: str, prefill: int | None, shares: int) -> None:
-    """ConfigurationError names an option that means nothing where phases are fused."""
+def check_paradigm(
+    paradigm: str, prefill: int | None, shares: int, device: str
+) -> None:
+    """ConfigurationError names an option that means nothing in this paradigm."""
     if paradigm == "fused" and prefill:
         raise ConfigurationError("fused has no --prefill: --decode counts its workers")
     if paradigm == "fused" and shares:
         raise ConfigurationError("fused has no --shares: each worker does both phases")
+    if paradigm == "disaggregated" and device == "cuda":
+        raise ConfigurationError(
+            "disaggregated needs --device cpu: K/V is moved in the host's memory only"
+        )
 
 
 def run(options: plan.Options) -> None:

@@ -88,7 +88,7 @@ class Worker:
             await consumer.join()
         stack.enter_context(lease.held(store, settings.lease_seconds))
         async with asyncio.TaskGroup() as tasks:
-            telling = tell(exchange, inbox, redis, stopping)
+            telling = tell(exchange, inbox, redis, stopping, settings.pool)
             rounds = tasks.create_task(
                 run(core, exchange, telling, thread), name="rounds"
             )

@@ -20,14 +20,19 @@ logger = structlog.get_logger()
 
 
 async def publish(
-    redis: Redis, events: Mapping[str, Sequence[TokenEvent]], stopping: asyncio.Event
+    redis: Redis,
+    events: Mapping[str, Sequence[TokenEvent]],
+    stopping: asyncio.Event,
+    pool: str = "",
 ) -> set[str]:
     """Post the events; returns the gateways that are gone.
 
     While Redis is away this waits: tokens must not be computed past what can be told.
     """
     letters = {
-        keys.replies(gateway): {"body": encode(TokenEvents(events=tuple(said)))}
+        keys.replies(gateway): {
+            "body": encode(TokenEvents(events=tuple(said), pool=pool))
+        }
         for gateway, said in events.items()
     }
     _log_first_tokens(events)

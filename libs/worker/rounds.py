@@ -30,14 +30,18 @@ def compute(core: Core, exchange: Exchange) -> None:
 
 
 async def tell(
-    exchange: Exchange, inbox: Inbox, redis: Redis, stopping: asyncio.Event
+    exchange: Exchange,
+    inbox: Inbox,
+    redis: Redis,
+    stopping: asyncio.Event,
+    pool: str = "",
 ) -> None:
     """Publish what the rounds say, until the last one; then acknowledge their jobs.
 
     Only sequences whose last event is out are brought back as told.
     """
     while outcome := await exchange.outcome():
-        gone = await publish(redis, outcome.events, stopping)
+        gone = await publish(redis, outcome.events, stopping, pool)
         await acknowledge(inbox.settle(outcome.num_jobs, outcome.num_running))
         metrics.NUM_REQUESTS_RUNNING.set(outcome.num_running)
         if gone or outcome.finished:

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from gateway.errors import InvalidRequest, Unavailable, UnknownPool
 from gateway.outbox import MAX_CONTROL_ENTRIES
 from gateway.pool import PoolView
+from gateway.pools import Pools
 from mesh.connect import FAILED
 from mesh.state import publish
 from mesh.streams import Letter
@@ -25,10 +26,9 @@ async def publish_shares(redis: Redis, pool: str, shares: Shares) -> None:
 class Admin:
     """What is shown of a pool, and changed."""
 
-    def __init__(self, redis: Redis, pool: str, view: PoolView) -> None:
+    def __init__(self, redis: Redis, pools: Pools) -> None:
         self._redis = redis
-        self._pool = pool
-        self._view = view
+        self._pools = pools
 
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/v1/pools/{pool}/shares", self.shares)
@@ -36,31 +36,36 @@ class Admin:
 
     async def shares(self, request: web.Request) -> web.Response:
         """What is in force, and what each worker had in its last step."""
-        self._check_name(request)
+        name, view = self._found(request)
+        view.check()
+        (status,) = [status for status in view.statuses if status.pool == name]
         workers = [
             member.model_dump(
                 include={"worker_id", "phases", "running", "percent", "computes_on"}
             )
-            for member in self._view.members
-            if member.phases
+            for member in view.members
+            if member.phases and member.pool == name
         ]
-        shares = self._view.status().shares.model_dump(exclude={"type"})
+        shares = status.shares.model_dump(exclude={"type"})
         return web.json_response({"shares": shares, "workers": workers})
 
     async def share(self, request: web.Request) -> web.Response:
         """Change it; workers follow between two steps."""
-        self._check_name(request)
+        name, _ = self._found(request)
         shares = _parsed(await request.read())
         try:
-            await publish_shares(self._redis, self._pool, shares)
+            await publish_shares(self._redis, name, shares)
         except FAILED:
             raise Unavailable("The message queue is away.") from None
         return web.json_response({"shares": shares.model_dump(exclude={"type"})})
 
-    def _check_name(self, request: web.Request) -> None:
+    def _found(self, request: web.Request) -> tuple[str, PoolView]:
+        """The pool that a path names, and the view that it is in."""
         name = request.match_info["pool"]
-        if name != self._pool:
-            raise UnknownPool(f"There is no pool '{name}' here.", param="pool")
+        for view in self._pools.views:
+            if name in view.names:
+                return name, view
+        raise UnknownPool(f"There is no pool '{name}' here.", param="pool")
 
 
 def _parsed(body: bytes) -> Shares:

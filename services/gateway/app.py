@@ -12,12 +12,14 @@ from gateway.admin import Admin
 from gateway.admission import Admission
 from gateway.edge import edge_application
 from gateway.errors import Unavailable
-from gateway.generation import Pool
+from gateway.generation import Requests
 from gateway.handlers import Handlers
 from gateway.model import Model, load_model
 from gateway.outbox import Outbox
 from gateway.pool import PoolView
+from gateway.pools import Pools
 from gateway.replies import Replies
+from gateway.router import Router
 from gateway.server import http_server, listening_socket
 from gateway.settings import Settings
 from mesh.connect import FAILED, connect
@@ -43,7 +45,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
 
 
 class Gateway:
-    """One gateway process, between its clients and its pool."""
+    """One gateway process, between its clients and its pools."""
 
     def __init__(
         self, settings: Settings, worker_id: str, redis: Redis, model: Model
@@ -53,25 +55,27 @@ class Gateway:
         self._redis = redis
         self.admission = Admission(settings.max_open_requests)
         self.replies = Replies()
-        self.outbox = Outbox(redis, settings.pool)
+        self.outbox = Outbox(redis)
         self.mailbox = Mailbox(redis, worker_id, keys.replies, MAILBOX_LEASE_SECONDS)
-        self.pool = Pool(
+        self.pools = Pools(settings.pool_names, settings.lease_seconds, self._on_lost)
+        self.requests = Requests(
             model,
             self.outbox,
             self.replies,
             self.mailbox,
+            self.pools,
+            Router(),
             settings.request_timeout_seconds,
         )
-        self.view = PoolView(settings.pool, self.pool.resubmit_all)
 
     async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         settings = self._settings
         async with asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(
-                self.replies.read(self.mailbox, self.pool.resubmit_all, stopping),
+                self.replies.read(self.mailbox, self.requests.resubmit_all, stopping),
                 name="replies",
             )
-            tasks.create_task(self._watch_pool(stopping), name="pool")
+            tasks.create_task(self._watch_pools(stopping), name="pools")
             tasks.create_task(self.outbox.deliver(), name="outbox")
             tasks.create_task(
                 heartbeat(
@@ -85,12 +89,15 @@ class Gateway:
         with suppress(*FAILED):
             await self.mailbox.close()
 
-    async def _watch_pool(self, stopping: asyncio.Event) -> None:
-        # No request is taken before the pool is known, hence none without a mailbox.
+    async def _watch_pools(self, stopping: asyncio.Event) -> None:
+        # No request is taken before a pool is known, hence none without a mailbox.
         while not (self.replies.can_hear.is_set() or stopping.is_set()):
             await pause(LOOK_SECONDS, self.replies.can_hear)
         seconds = self._settings.lease_seconds / BEATS_PER_LEASE
-        await self.view.watch(self._redis, seconds, stopping)
+        await self.pools.watch(self._redis, seconds, stopping)
+
+    def _on_lost(self, view: PoolView, pool: str) -> None:
+        self.requests.resubmit_lost(view, pool)
 
     async def _answer(self, listener: socket.socket, stopping: asyncio.Event) -> None:
         async with http_server(self._application(), self._settings, listener):
@@ -100,9 +107,10 @@ class Gateway:
 
     def _application(self) -> web.Application:
         app = edge_application(self._settings.max_body_bytes)
-        add_health_routes(app, lambda: self.view.is_ready)
-        Handlers(self._settings, self.pool, self.view, self.admission).add_routes(app)
-        Admin(self._redis, self._settings.pool, self.view).add_routes(app)
+        add_health_routes(app, lambda: self.pools.is_ready)
+        handlers = Handlers(self._settings, self.requests, self.pools, self.admission)
+        handlers.add_routes(app)
+        Admin(self._redis, self.pools).add_routes(app)
         return app
 
     def _snapshot(self) -> dict[str, bytes]:
@@ -113,6 +121,6 @@ class Gateway:
             pid=os.getpid(),
             host=socket.gethostname(),
             running=self.admission.num_open,
-            ready=self.view.is_ready,
+            ready=self.pools.is_ready,
         )
         return {keys.worker(self._worker_id): encode(status)}

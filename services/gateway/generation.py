@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,7 +14,10 @@ from gateway.model import Model
 from gateway.orders import Order
 from gateway.outbox import Outbox
 from gateway.output import Delta, Output
+from gateway.pool import PoolView
+from gateway.pools import Pools, ready_first
 from gateway.replies import Inbox, Replies
+from gateway.router import Load, Router
 from mesh import metrics
 from mesh.streams import Mailbox
 from protocol.messages import PrefillJob, RequestId
@@ -37,16 +41,28 @@ class Arrived:
         return time.monotonic() - self.clock
 
 
+@dataclass(slots=True)
+class Open:
+    """A request that is being answered, and where."""
+
+    job: PrefillJob
+    inbox: Inbox
+    view: PoolView
+    left: set[str] = field(default_factory=set)  # pools that may still compute it
+
+
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """Both directions of the conversation with a pool."""
+class Requests:
+    """Both directions of the conversation with the pools."""
 
     model: Model
     outbox: Outbox
     replies: Replies
     mailbox: Mailbox
+    pools: Pools
+    router: Router
     request_timeout_seconds: float
-    _open: dict[RequestId, tuple[PrefillJob, Inbox]] = field(default_factory=dict)
+    _open: dict[RequestId, Open] = field(default_factory=dict)
 
     @asynccontextmanager
     async def generate(
@@ -58,36 +74,91 @@ class Pool:
             output = Output(order, self.model.detokenizer(order.prompt_ids))
             generation = Generation(order, inbox, output, arrived)
             job = self._job(order, arrived)
-            self._open[job.request_id] = job, inbox
             try:
-                async with self._deadline(arrived):
-                    logger.debug("request.submitted", request_id=job.request_id)
-                    await self.outbox.submit(job)
-                    yield generation
+                with self._opened(job, inbox) as request:
+                    async with self._deadline(arrived):
+                        logger.debug("request.submitted", request_id=job.request_id)
+                        await self.outbox.submit(job, request.view.name)
+                        yield generation
             except ApiError as error:
                 generation.outcome = error.code
                 raise
             finally:
-                del self._open[job.request_id]
-                if not inbox.has_ended:
-                    self.outbox.cancel(order.request_id)
                 generation.report()
 
+    @contextmanager
+    def _opened(self, job: PrefillJob, inbox: Inbox) -> Iterator[Open]:
+        """The request has a pool; afterwards no pool works on it any more."""
+        request = Open(job, inbox, self._choose(job))
+        self._open[job.request_id] = request
+        try:
+            yield request
+        finally:
+            del self._open[job.request_id]
+            pools = request.left
+            if not inbox.has_ended:
+                pools = pools.union(request.view.names)
+            self.outbox.cancel(job.request_id, pools)
+
     def resubmit_all(self) -> None:
-        """The pool or the mailbox was lost: ask to go on where each client's answer is.
+        """The mailbox was lost: ask to go on where each client's answer is.
 
         Whatever a job of before still does, it is the same tokens, each taken once.
         """
-        for before, inbox in list(self._open.values()):
-            job = before.changed(reply_to=self.mailbox.name, attempt=before.attempt + 1)
-            self._open[job.request_id] = job, inbox
+        self._resubmit(list(self._open.values()))
+
+    def resubmit_lost(self, view: PoolView, pool: str) -> None:
+        """The memory of this pool was lost: whoever needs it goes on elsewhere, or there.
+
+        What was handed over to the pool behind it is computed on.
+        """
+        if pool == view.name:
+            self.router.forget(pool)
+        lost = [
+            request
+            for request in self._open.values()
+            if request.view is view
+            and (pool != view.name or request.inbox.pool not in view.names[1:])
+        ]
+        for request in lost:
+            request.view = self._choose(request.job)
+            request.left |= {*view.names} - {*request.view.names}
+        # Who waits for a pool that is away has its job in the stream already.
+        self._resubmit([r for r in lost if r.view is not view or not view.gone])
+
+    def _resubmit(self, requests: Sequence[Open]) -> None:
+        for request in requests:
+            inbox = request.inbox
+            request.job = job = request.job.changed(
+                reply_to=self.mailbox.name, attempt=request.job.attempt + 1
+            )
             if not inbox.has_ended:
                 continuation = job.changed(
                     token_ids=job.token_ids + tuple(inbox.token_ids),
                     logprobs=tuple(inbox.logprobs),
                 )
-                self.outbox.resubmit(continuation)
-        logger.warning("requests.resubmitted", num_requests=len(self._open))
+                self.outbox.resubmit(continuation, request.view.name)
+        if requests:
+            logger.warning("requests.resubmitted", num_requests=len(requests))
+
+    def _choose(self, job: PrefillJob) -> PoolView:
+        """The pool that would answer first; Unavailable if there is none."""
+        known = self.pools.known()
+        num_tokens = len(job.token_ids) + job.sampling.max_tokens
+        fitting = [view for view in known if num_tokens <= view.max_tokens]
+        views = ready_first(fitting or known)
+        if len(self.pools.views) == 1:
+            return views[0]
+        loads = self._loads()
+        return self.router.route(job.token_ids, job.cache_salt, views, loads)
+
+    def _loads(self) -> dict[str, Load]:
+        open_, queued = Counter[str](), Counter[str]()
+        for request in self._open.values():
+            open_[request.view.name] += 1
+            if not request.inbox.token_ids:
+                queued[request.view.name] += len(request.job.token_ids)
+        return {name: Load(count, queued[name]) for name, count in open_.items()}
 
     @asynccontextmanager
     async def _deadline(self, arrived: Arrived) -> AsyncIterator[None]:

@@ -1,32 +1,35 @@
 """The OpenAI routes: each call is checked and becomes orders. Knows no Redis."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.answers import ChatAnswer, CompletionAnswer, model_card
 from gateway.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnknownModel
-from gateway.generation import Arrived, Pool
+from gateway.generation import Arrived, Requests
 from gateway.openai import ChatCall, CompletionCall, parse
-from gateway.orders import Limits, OrderBook
-from gateway.pool import PoolView
+from gateway.orders import OrderBook
+from gateway.pools import Pools
 from gateway.respond import Work, respond
 from gateway.settings import Settings
+from protocol.messages import WorkerStatus
 
 DEFAULT_COMPLETION_TOKENS = 16
 
 
 class Handlers:
-    """The routes over one pool."""
+    """The routes over the pools."""
 
     def __init__(
-        self, settings: Settings, pool: Pool, view: PoolView, admission: Admission
+        self, settings: Settings, requests: Requests, pools: Pools, admission: Admission
     ) -> None:
         self._settings = settings
-        self._pool = pool
-        self._model = pool.model
-        self._view = view
+        self._requests = requests
+        self._model = requests.model
+        self._pools = pools
         self._admission = admission
 
     def add_routes(self, app: web.Application) -> None:
@@ -37,19 +40,20 @@ class Handlers:
         app.router.add_get("/v1/pools", self.pools)
 
     async def pools(self, _: web.Request) -> web.Response:
-        """The pool behind this gateway: its blocks, what happened there, who lives."""
-        members = sorted(self._view.members, key=lambda member: member.worker_id)
-        pool = self._view.status().summary() | {
-            "workers": [
-                member.model_dump(exclude={"type", "pool"}) for member in members
-            ]
-        }
-        return web.json_response({"object": "list", "data": [pool]})
+        """The pools behind this gateway: blocks, what happened there, who lives."""
+        self._pools.known()
+        pools = [
+            status.summary()
+            | {"ready": view.is_ready, "workers": _workers(view.members, status.pool)}
+            for view in self._pools.views
+            for status in view.statuses
+        ]
+        return web.json_response({"object": "list", "data": pools})
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()
         with self._admission.enter():
-            limits = Limits.of(self._view.status())
+            limits = self._pools.limits()
             call = parse(CompletionCall, await self._body(request))
             self._check_name(call.model)
             book = OrderBook(self._model, limits)
@@ -68,7 +72,7 @@ class Handlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()
         with self._admission.enter():
-            limits = Limits.of(self._view.status())
+            limits = self._pools.limits()
             call = parse(ChatCall, await self._body(request))
             self._check_name(call.model)
             prompt_ids = await self._model.encode_chat(call.messages, limits.max_tokens)
@@ -79,7 +83,7 @@ class Handlers:
 
     async def _respond(self, request: web.Request, work: Work) -> web.StreamResponse:
         with self._admission.enter(len(work.orders) - 1):  # the first has its place
-            return await respond(request, self._pool, work)
+            return await respond(request, self._requests, work)
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})
@@ -89,7 +93,7 @@ class Handlers:
         return web.json_response(self._card())
 
     def _card(self) -> dict[str, object]:
-        limits = Limits.of(self._view.status())
+        limits = self._pools.limits()
         return model_card(self._model.name, self._model.created, limits.max_tokens)
 
     def _check_name(self, name: str | None) -> None:
@@ -113,3 +117,11 @@ class Handlers:
             ) from None
         except web.RequestPayloadError as error:
             raise InvalidRequest(f"The body cannot be read: {error}") from None
+
+
+def _workers(members: Sequence[WorkerStatus], pool: str) -> list[dict[str, Any]]:
+    return [
+        member.model_dump(exclude={"type", "pool"})
+        for member in sorted(members, key=lambda member: member.worker_id)
+        if member.pool == pool
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.errors import InvalidRequest
 from gateway.model import Model
 from gateway.openai import Call
-from protocol.messages import PoolStatus, RequestId
+from protocol.messages import RequestId
 from protocol.sampling import MAX_STOP_TOKEN_IDS, SamplingParams
 
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -40,13 +40,6 @@ class Limits:
 
     max_tokens: int  # prompt and output together
     vocab_size: int
-
-    @classmethod
-    def of(cls, pool: PoolStatus) -> "Limits":
-        return cls(
-            max_tokens=min(pool.max_model_len, pool.total * pool.block_size),
-            vocab_size=pool.vocab_size,
-        )
 
     def check_ids(self, token_ids: list[int], param: str) -> None:
         """InvalidRequest unless all of them are tokens of the model."""

@@ -1,4 +1,4 @@
-"""What the gateway sends to its pool, in order. Knows nothing of answers.
+"""What the gateway sends to its pools, in order. Knows nothing of answers.
 
 One task sends everything: a Cancel never overtakes its job, and leaving a request takes
 no time, whatever state its handler is in.
@@ -6,6 +6,7 @@ no time, whatever state its handler is in.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -39,51 +40,43 @@ class Waiting:
 
 
 class Outbox:
-    """Letters to one pool."""
+    """Letters to pools."""
 
-    def __init__(self, redis: Redis, pool: str) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._pool = pool
         # Of at most MAX_WAITING jobs and cancels, and the continuations of what is open.
         self._waiting: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._is_closed = False
 
-    async def submit(self, job: PrefillJob) -> None:
+    async def submit(self, job: PrefillJob, pool: str) -> None:
         """Send a job; Unavailable if Redis does not take it."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("Too many jobs wait for the message queue.")
         sent = asyncio.get_running_loop().create_future()
-        self._put(Waiting(self._letter(job), sent))
+        self._put(Waiting(_letter(job, pool), sent))
         try:
             async with asyncio.timeout(SUBMIT_SECONDS):
                 await sent
         except TimeoutError:
             raise Unavailable("The message queue does not answer.") from None
 
-    def resubmit(self, job: PrefillJob) -> None:
+    def resubmit(self, job: PrefillJob, pool: str) -> None:
         """Send the continuation of a request, however long it takes."""
-        self._put(Waiting(self._letter(job)))
+        self._put(Waiting(_letter(job, pool)))
 
-    def _letter(self, job: PrefillJob) -> Letter:
-        fields = {
-            "request_id": job.request_id,
-            "reply_to": job.reply_to,
-            "body": encode(job),
-        }
-        return Letter(keys.prefill(self._pool), fields)
-
-    def cancel(self, request_id: RequestId) -> None:
-        """Tell the pool to drop a request. Returns at once.
+    def cancel(self, request_id: RequestId, pools: Iterable[str]) -> None:
+        """Tell pools to drop a request. Returns at once.
 
         With too many letters waiting it is not sent: the request ends by itself.
         """
-        if len(self._waiting) >= MAX_WAITING:
-            logger.warning("outbox.full", request_id=request_id)
-            return
         fields = {"body": encode(Cancel(request_id=request_id))}
-        stream = keys.control(self._pool)
-        self._put(Waiting(Letter(stream, fields, max_len=MAX_CONTROL_ENTRIES)))
+        for pool in pools:
+            if len(self._waiting) >= MAX_WAITING:
+                logger.warning("outbox.full", request_id=request_id)
+                return
+            letter = Letter(keys.control(pool), fields, max_len=MAX_CONTROL_ENTRIES)
+            self._put(Waiting(letter))
 
     def close(self) -> None:
         """Send what waits, then end."""
@@ -123,3 +116,12 @@ class Outbox:
                     self._put(waiting)
             elif not waiting.sent.done():
                 waiting.sent.set_exception(Unavailable("The message queue is away."))
+
+
+def _letter(job: PrefillJob, pool: str) -> Letter:
+    fields = {
+        "request_id": job.request_id,
+        "reply_to": job.reply_to,
+        "body": encode(job),
+    }
+    return Letter(keys.prefill(pool), fields)

@@ -1,88 +1,105 @@
-"""What the gateway knows of its pool: the model's limits, and who is alive."""
+"""What the gateway knows of one pool: its limits, who is alive, and what died. No I/O.
 
-import asyncio
+A pool that hands over to another one, which decodes for it, is one with that: a place to
+send requests to.
+"""
+
 import time
-from collections.abc import Callable
-
-import structlog
-from redis.asyncio import Redis
+from collections.abc import Mapping, Sequence
 
 from gateway.errors import Unavailable
-from mesh.connect import FAILED
-from mesh.registry import living
-from mesh.timing import pause
-from protocol import keys
-from protocol.messages import PoolStatus, WorkerStatus, decode_status
-from protocol.wire import MalformedMessage
-
-PHASES = {"prefill", "decode"}
-IMPATIENT_SECONDS = 0.25  # between looks, until the pool is ready
+from protocol.messages import Phase, PoolStatus, WorkerStatus
 
 # A store that died is back within this time, and its requests wait for it.
 GRACE_SECONDS = 30.0
 
-logger = structlog.get_logger()
-
 
 class PoolView:
-    """The pool as its members last described themselves."""
+    """A pool as its members last described themselves."""
 
-    def __init__(self, name: str, on_new_store: Callable[[], None]) -> None:
-        """`on_new_store` is called when the store is another one than before."""
-        self._name = name
-        self._on_new_store = on_new_store
-        self._status: PoolStatus | None = None
+    def __init__(self, name: str, lease_seconds: float) -> None:
+        self.name = name
+        self._lease_seconds = lease_seconds
+        self._statuses: dict[str, PoolStatus] = {}  # of it and its handoff pool
         self._seen_at = 0.0
-        self.members: list[WorkerStatus] = []  # who lives
-        self.is_ready = False
+        self._missing = ""
+        self._missing_since = 0.0
+        self.members: list[WorkerStatus] = []  # who lives, in both
+        self.is_ready = False  # a request would be answered
 
-    def status(self) -> PoolStatus:
-        """The pool's limits; Unavailable while there is no pool."""
-        if self._status is None:
+    @property
+    def handoff_pool(self) -> str:
+        """Who decodes for this pool; empty: it does so itself."""
+        status = self._statuses.get(self.name)
+        return status.handoff_pool if status else ""
+
+    @property
+    def names(self) -> list[str]:
+        """Of the one or two pools that this is."""
+        return [self.name, self.handoff_pool] if self.handoff_pool else [self.name]
+
+    @property
+    def statuses(self) -> list[PoolStatus]:
+        """Of its store and of the one it hands over to, as last seen."""
+        return [self._statuses[name] for name in self.names if name in self._statuses]
+
+    @property
+    def max_tokens(self) -> int:
+        """Of one request, prompt and output together."""
+        return min(
+            min(status.max_model_len, status.total * status.block_size)
+            for status in self.statuses
+        )
+
+    @property
+    def gone(self) -> str:
+        """The pool whose store was not heard of for a lease, while others were."""
+        silent_seconds = time.monotonic() - self._missing_since
+        return self._missing if silent_seconds > self._lease_seconds else ""
+
+    def check(self) -> None:
+        """Unavailable while nobody knows what fits into it."""
+        if len(self.statuses) < len(self.names):
             raise Unavailable("The model is still being loaded.")
         if time.monotonic() - self._seen_at > GRACE_SECONDS:
             raise Unavailable("The model's pool is gone.")
-        return self._status
 
-    async def watch(
-        self, redis: Redis, seconds: float, stopping: asyncio.Event
-    ) -> None:
-        """Look again and again; survives the loss of Redis."""
-        while not stopping.is_set():
-            try:
-                await self.look(redis)
-            except FAILED as error:
-                self.is_ready = False
-                logger.warning("pool.not_seen", error=type(error).__name__)
-            await pause(seconds if self.is_ready else IMPATIENT_SECONDS, stopping)
+    def see(
+        self, pools: Mapping[str, PoolStatus], members: Sequence[WorkerStatus]
+    ) -> list[str]:
+        """Take in who lives; returns the pools whose store is another one than before."""
+        before = dict(self._statuses)
+        if self.name in pools:  # first: it says whom it hands over to
+            self._statuses[self.name] = pools[self.name]
+        if self.handoff_pool in pools:
+            self._statuses[self.handoff_pool] = pools[self.handoff_pool]
+        self.members = [member for member in members if member.pool in self.names]
+        self._note_missing([name for name in self.names if name not in pools])
+        self.is_ready = (
+            not self._missing
+            and self._has(self.names[0], "prefill")
+            and self._has(self.names[-1], "decode")
+        )
+        return [
+            name
+            for name, status in before.items()
+            if self._statuses[name].store != status.store
+        ]
 
-    async def look(self, redis: Redis) -> None:
-        """Read what every member of the pool says of itself."""
-        members = await living(redis, keys.ALL_WORKERS)
-        stores = await living(redis, keys.ALL_POOLS)
-        is_known, phases, alive = False, set[str](), list[WorkerStatus]()
-        for body in members + stores:
-            match _read(body):
-                case PoolStatus(pool=self._name) as status:
-                    self._see(status)
-                    is_known = True
-                case WorkerStatus(pool=self._name) as member:
-                    alive.append(member)
-                    phases.update(member.phases if member.ready else ())
-        self.members = alive
-        self.is_ready = is_known and phases >= PHASES
+    def lose_sight(self) -> None:
+        """Nobody can be heard: who is silent need not be gone."""
+        self.is_ready = False
+        self._missing = ""
 
-    def _see(self, status: PoolStatus) -> None:
-        before = self._status
-        self._status, self._seen_at = status, time.monotonic()
-        if before is not None and before.store != status.store:
-            logger.warning("pool.new_store", before=before.store, now=status.store)
-            self._on_new_store()
+    def _note_missing(self, missing: list[str]) -> None:
+        if not missing:
+            self._seen_at = time.monotonic()
+        elif not self._missing:
+            self._missing_since = time.monotonic()
+        self._missing = missing[-1] if missing else ""
 
-
-def _read(body: bytes) -> WorkerStatus | PoolStatus | None:
-    try:
-        return decode_status(body)
-    except MalformedMessage as error:
-        logger.warning("status.malformed", reason=str(error))
-        return None
+    def _has(self, pool: str, phase: Phase) -> bool:
+        return any(
+            member.pool == pool and member.ready and phase in member.phases
+            for member in self.members
+        )

@@ -54,6 +54,7 @@ class Inbox:
         self.token_ids: list[int] = []  # all that came, in order
         self.logprobs: list[float] = []  # theirs, if they were asked for
         self.num_cached_tokens = 0
+        self.pool = ""  # where the last of them came from
         self.has_ended = False  # the pool is done with the request
 
     def accept(self, event: TokenEvent) -> None:
@@ -122,9 +123,10 @@ class Replies:
     def dispatch(self, reply: TokenEvents | Failed) -> None:
         """Hand each event to its request; nobody waits for the others any more."""
         match reply:
-            case TokenEvents(events=events):
+            case TokenEvents(events=events, pool=pool):
                 for event in events:
                     if inbox := self._open.get(event.request_id):
+                        inbox.pool = pool
                         inbox.accept(event)
             case Failed(request_id=request_id, reason=reason):
                 if inbox := self._open.get(request_id):

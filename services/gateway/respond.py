@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.answers import Answer, Choice, Usage, error_event
 from gateway.errors import ApiError
-from gateway.generation import Arrived, Generation, Pool
+from gateway.generation import Arrived, Generation, Requests
 from gateway.orders import Order
 from gateway.output import Delta
 
@@ -28,16 +28,18 @@ class Work:
     arrived: Arrived
 
 
-async def respond(request: web.Request, pool: Pool, work: Work) -> web.StreamResponse:
+async def respond(
+    request: web.Request, requests: Requests, work: Work
+) -> web.StreamResponse:
     """Generate every choice of the call."""
     if work.answer.is_streamed:
-        return await _stream(request, pool, work)
-    return await _whole(pool, work)
+        return await _stream(request, requests, work)
+    return await _whole(requests, work)
 
 
-async def _whole(pool: Pool, work: Work) -> web.Response:
+async def _whole(requests: Requests, work: Work) -> web.Response:
     async def choice(_: int, order: Order) -> Choice:
-        async with pool.generate(order, work.arrived) as generation:
+        async with requests.generate(order, work.arrived) as generation:
             deltas = [await generation.next()]
             while deltas[-1].finish_reason is None:
                 deltas.append(await generation.next())
@@ -70,19 +72,21 @@ def _usage(generation: Generation) -> Usage:
     )
 
 
-async def _stream(request: web.Request, pool: Pool, work: Work) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, requests: Requests, work: Work
+) -> web.StreamResponse:
     stream = EventStream(request)
     with suppress(ConnectionError):  # the client is gone, and its request cancelled
-        await _send_choices(stream, pool, work)
+        await _send_choices(stream, requests, work)
         await stream.response.write_eof()
     return stream.response
 
 
-async def _send_choices(stream: "EventStream", pool: Pool, work: Work) -> None:
+async def _send_choices(stream: "EventStream", requests: Requests, work: Work) -> None:
     """Until the first event an error is still an ordinary answer, then an event."""
 
     async def choice(index: int, order: Order) -> Usage:
-        async with pool.generate(order, work.arrived) as generation:
+        async with requests.generate(order, work.arrived) as generation:
             await _send_choice(stream, work.answer, index, generation)
             return _usage(generation)
 

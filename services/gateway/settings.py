@@ -4,8 +4,12 @@ from pydantic import Field
 
 from mesh.settings import ServiceSettings
 
+NAME = r"[A-Za-z0-9_.-]{1,64}"
+
 
 class Settings(ServiceSettings):
+    # To which requests go, by commas; empty: the one of `pool`.
+    pools: str = Field(default="", pattern=rf"^({NAME}(,{NAME})*)?$")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     listen_fd: int = Field(default=0, ge=0)  # a bound socket to serve instead, or 0
@@ -18,3 +22,8 @@ class Settings(ServiceSettings):
     keepalive_seconds: float = Field(default=30.0, gt=0)
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     max_connections: int = Field(default=2048, ge=1)
+
+    @property
+    def pool_names(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys((self.pools or self.pool).split(",")))

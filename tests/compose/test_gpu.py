@@ -1,21 +1,17 @@
 """What docker-compose.gpu.yml adds to docker-compose.yml; no engine is needed."""
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from merging import BASE, ROOT, merged
 
 from decode.settings import Settings as DecodeSettings
 from kvstore.settings import Settings as StoreSettings
 from mesh.settings import ServiceSettings
 from prefill.settings import Settings as PrefillSettings
 
-ROOT = Path(__file__).parent.parent.parent
-FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
+FILES = (BASE, "docker-compose.gpu.yml")
 ON_GPU = ("kvstore", "prefill", "decode", "mps")
 CLIENTS = ("prefill", "decode")
 
@@ -108,26 +104,10 @@ def test_the_merged_services_stay_hardened() -> None:
     """
     Compose accepts both files together, and no container has more rights than on a CPU.
     """
-    services = merged()["services"]
+    services = merged(FILES[1])["services"]
 
     for name, service in services.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not {"privileged", "cap_add", "pid"} & set(service), name
-
-
-def merged() -> dict[str, Any]:
-    """Both files as compose reads them; skips where there is no compose."""
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"]).returncode:
-        pytest.skip("there is no docker compose here")
-    files = [word for name in FILES for word in ("-f", str(ROOT / name))]
-    done = subprocess.run(
-        [docker, "compose", *files, "config", "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not done.returncode, done.stderr
-    return json.loads(done.stdout)

@@ -90,7 +90,7 @@ async def serve(
             started.append(Running(port, stopping, task))
             stack.push_async_callback(started[-1].stop)
             if is_ready:
-                await wait_until(lambda: gateway.view.is_ready)
+                await wait_until(lambda: gateway.pools.is_ready)
             session = aiohttp.ClientSession(started[-1].url)
             return await stack.enter_async_context(session)
 

@@ -8,7 +8,6 @@ from gateway.errors import InvalidRequest
 from gateway.model import Model
 from gateway.openai import CompletionCall
 from gateway.orders import Limits, Order, OrderBook
-from protocol.messages import PoolStatus
 
 LIMITS = Limits(max_tokens=32, vocab_size=512)
 
@@ -21,26 +20,6 @@ def orders(model: Model, **fields: Any) -> list[Order]:
 def order(model: Model, **fields: Any) -> Order:
     [only] = orders(model, **fields)
     return only
-
-
-def test_a_small_pool_limits_the_context() -> None:
-    """What fits is the smaller of the model's context and the pool's memory."""
-    pool = PoolStatus(
-        pool="default",
-        model="m",
-        block_size=4,
-        max_model_len=100,
-        vocab_size=10,
-        num_waiting=0,
-        num_parked=0,
-        total=3,
-        free=3,
-        cached=0,
-        referenced=0,
-        quarantined=0,
-    )
-
-    assert Limits.of(pool).max_tokens == 12
 
 
 def test_an_answer_may_end_exactly_at_the_limit(model: Model) -> None:

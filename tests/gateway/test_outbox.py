@@ -20,7 +20,7 @@ PREFILL = keys.prefill("default")
 @pytest.fixture
 async def outbox(redis: Redis) -> AsyncIterator[Outbox]:
     """An outbox that delivers."""
-    box = Outbox(redis, "default")
+    box = Outbox(redis)
     delivering = asyncio.create_task(box.deliver(), name="outbox")
     yield box
     box.close()
@@ -33,7 +33,7 @@ async def test_a_job_carries_where_its_failure_may_go(
     """Even a job that no worker can read says whose it is and where to answer."""
     job = prefill_job("r1")
 
-    await outbox.submit(job)
+    await outbox.submit(job, "default")
 
     [(_, fields)] = await redis.xrange(PREFILL)
     assert fields[b"request_id"] == b"r1"
@@ -43,8 +43,8 @@ async def test_a_job_carries_where_its_failure_may_go(
 
 async def test_closing_sends_what_waits(redis: Redis) -> None:
     """A cancel made at the last moment still goes out."""
-    box = Outbox(redis, "default")
-    box.cancel(prefill_job("r1").request_id)
+    box = Outbox(redis)
+    box.cancel(prefill_job("r1").request_id, ["default"])
     box.close()
 
     await box.deliver()
@@ -56,8 +56,10 @@ async def test_closing_sends_what_waits(redis: Redis) -> None:
 
 async def test_a_job_whose_client_left_is_not_sent(redis: Redis) -> None:
     """Who goes away before the job went out costs the pool nothing."""
-    box = Outbox(redis, "default")
-    submitting = asyncio.create_task(box.submit(prefill_job("r1")), name="submitting")
+    box = Outbox(redis)
+    submitting = asyncio.create_task(
+        box.submit(prefill_job("r1"), "default"), name="submitting"
+    )
     await asyncio.wait({submitting}, timeout=0)  # the job waits now
     submitting.cancel()
     await asyncio.wait({submitting})
@@ -75,8 +77,8 @@ async def test_while_redis_refuses_jobs_fail_and_cancels_wait(
     await redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(Unavailable):
-            await outbox.submit(prefill_job("r1"))
-        outbox.cancel(prefill_job("r2").request_id)
+            await outbox.submit(prefill_job("r1"), "default")
+        outbox.cancel(prefill_job("r2").request_id, ["default"])
     finally:
         await redis.config_set("maxmemory", 0)
 
@@ -85,12 +87,12 @@ async def test_while_redis_refuses_jobs_fail_and_cancels_wait(
 
 async def test_cancels_beyond_the_bound_are_not_kept(redis: Redis) -> None:
     """While Redis is away the letters that wait are so many, and no more."""
-    box = Outbox(redis, "default")
+    box = Outbox(redis)
     for number in range(MAX_WAITING + 10):
-        box.cancel(RequestId(f"r{number}"))
+        box.cancel(RequestId(f"r{number}"), ["default"])
 
     with pytest.raises(Unavailable, match="Too many jobs"):
-        await box.submit(prefill_job("late"))
+        await box.submit(prefill_job("late"), "default")
     box.close()
     await box.deliver()
 

@@ -46,6 +46,10 @@ WRONG = {
         ["up", "--model", MODEL, "--paradigm", "fused", "--shares", "50"],
         "fused has no --shares",
     ),
+    "a disaggregated GPU": (
+        ["up", "--model", MODEL, "--paradigm", "disaggregated", "--device", "cuda"],
+        "disaggregated needs --device cpu",
+    ),
     "no number": (["up", "--model", MODEL, "--kv-blocks", "many"], "'--kv-blocks'"),
     "a dtype": (["up", "--model", MODEL, "--dtype", "int4"], "'int4' is not one of"),
     "int8 of float32": (

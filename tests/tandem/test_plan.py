@@ -18,6 +18,7 @@ OPTIONS = Options(
     store=Store(kv_blocks=7, block_size=16, max_model_len=0, check_seconds=0),
     workers=Workers(2, 3, "float32", "counting", max_num_seqs=4, threads=0),
     pool="default",
+    pools="default",
     run_dir=Path("run"),
     redis_url="",
     log_level="info",
@@ -167,3 +168,34 @@ def test_nothing_is_quantized_unasked() -> None:
     Workers of a mesh that nobody asked for int8 are told so.
     """
     assert plan(OPTIONS)["decode-2"]["TANDEM_QUANTIZATION"] == "none"
+
+
+def test_disaggregated_is_two_pools() -> None:
+    """
+    Each phase has a store of its own; what the first one's workers computed goes to the
+    second one, whose workers can compute again what was preempted there.
+    """
+    workers = replace(OPTIONS.workers, paradigm="disaggregated")
+    environments = plan(replace(OPTIONS, workers=workers))
+    prefill, decode = environments["prefill-0"], environments["decode-2"]
+    first, second = environments["kvstore-0"], environments["kvstore-1"]
+
+    assert first["TANDEM_HANDOFF_POOL"] == second["TANDEM_POOL"] == "default-decode"
+    assert "TANDEM_HANDOFF_POOL" not in second
+    assert decode["TANDEM_POOL"] == second["TANDEM_POOL"]
+    assert decode["TANDEM_PHASES"] == "both"
+    assert decode["TANDEM_STORE_SOCKET"] == second["TANDEM_STORE_SOCKET"]
+    assert prefill["TANDEM_POOL"] == first["TANDEM_POOL"] == "default"
+    assert prefill["TANDEM_STORE_SOCKET"] == first["TANDEM_STORE_SOCKET"]
+    assert first["TANDEM_STORE_SOCKET"] != second["TANDEM_STORE_SOCKET"]
+    assert first["TANDEM_KV_BLOCKS"] == second["TANDEM_KV_BLOCKS"] == "7"
+
+
+def test_the_gateway_knows_the_pools_of_others() -> None:
+    """
+    Of several meshes on one Redis each gateway may serve all.
+    """
+    environment = plan(replace(OPTIONS, pools="default,other"))["gateway-0"]
+
+    assert environment["TANDEM_POOLS"] == "default,other"
+    assert environment["TANDEM_POOL"] == "default"
