@@ -6,7 +6,7 @@ from enum import Enum
 from kv.operations import Part, Progress, Record
 from protocol.block_hash import BlockHash, block_hash, root_hash
 from protocol.memory import KVGeometry
-from protocol.messages import DecodeJob, PrefillJob, RequestId, Source
+from protocol.messages import DecodeJob, PrefillJob, RequestId, TransferJob
 
 
 class Status(Enum):
@@ -48,7 +48,7 @@ class SequenceRecord:
     block_table: list[int] = field(default_factory=list)
     # (from, to): blocks to copy before the next step; `from` is referenced until then.
     copies: list[tuple[int, int]] = field(default_factory=list)
-    source: Source | None = None  # where its K/V is to be fetched, until it was
+    transfer: TransferJob | None = None  # by which its K/V is to come, until it has
     leader: "SequenceRecord | None" = None
     awaited: BlockHash | None = None  # what it follows its leader for
     followers: "list[SequenceRecord]" = field(default_factory=list)

@@ -20,7 +20,7 @@ from kvstore.division import Division
 from kvstore.records import SequenceRecord, Status
 from kvstore.room import Room
 from protocol.memory import KVGeometry
-from protocol.messages import PrefillJob, RequestId, Source, TransferJob
+from protocol.messages import PrefillJob, RequestId, TransferJob
 
 MAX_DEATHS = 3  # owners in a row that died without one step: the request is poison
 MAX_ENDED = 16_384  # requests remembered after their end, so that none starts again
@@ -171,8 +171,7 @@ class Store:
             if record.is_recalled:
                 self._park(record)
             else:
-                self._end(record)
-                del self._ended[record.request_id]
+                self._drop(record)
         self._serve_line()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -235,42 +234,58 @@ class Store:
 
         None when it is here already, or has ended: its source may forget it.
         """
-        sequence = job.sequence
-        known = self._records.get(sequence.request_id)
+        known = self._records.get(job.sequence.request_id)
         if known is None:
-            if sequence.request_id in self._ended:
+            if job.sequence.request_id in self._ended:
                 return None
-            record = self._new_record(sequence)
-            record.source = job.source
-            record.num_cached_tokens = job.num_cached_tokens
-            answer = self._enter(record, carrier)
-            return None if isinstance(answer, Gone) else answer
-        if known.source is None:
-            self._readdress(known, sequence)
+            return self._expect(job, carrier)
+        if known.transfer is None:
+            self._readdress(known, job.sequence)
             return None
-        latest = known.request.attempt, known.source.generation
-        if (sequence.attempt, job.source.generation) > latest:
-            known.source = job.source
-        return self._come_back(known, sequence, carrier)
+        if _version(job) > _version(known.transfer):
+            known.transfer = job
+        is_same = known.transfer.sequence.token_ids == tuple(known.token_ids)
+        if is_same or known.owner is not None:
+            return self._come_back(known, job.sequence, carrier)
+        self._drop(known)  # its source went on meanwhile
+        answer = self._expect(known.transfer, carrier)
+        self._serve_line()
+        return answer
 
-    def received(self, step: Progress, carrier: str) -> Source | None:
-        """Its K/V is here: it is parked like any other. The answer is its source."""
+    def expected(self, request_id: RequestId) -> TransferJob:
+        """The latest that was heard of a sequence which is fetched."""
+        job = self._records[request_id].transfer
+        assert job, "it is here already"
+        return job
+
+    def _expect(self, job: TransferJob, carrier: str) -> Record | Queued | None:
+        record = self._new_record(job.sequence)
+        record.transfer = job
+        record.num_cached_tokens = job.num_cached_tokens
+        answer = self._enter(record, carrier)
+        return None if isinstance(answer, Gone) else answer
+
+    def received(self, step: Progress, carrier: str) -> TransferJob | None:
+        """Its K/V is here: it is parked like any other.
+
+        The answer is the latest that was heard of it meanwhile.
+        """
         held = Held(step.request_id, step.generation)
         for record in self._held([held], carrier):
-            source, record.source = record.source, None
+            job, record.transfer = record.transfer, None
             if step.num_computed_tokens > record.num_computed_tokens:
                 self.advance([step], carrier)
             self.park([held], carrier)
-            return source
+            return job
         return None
 
-    def give_up(self, held: Held, source: Source, carrier: str) -> None:
-        """This source has it no more: forget it, unless it is elsewhere by now."""
+    def give_up(self, held: Held, job: TransferJob, carrier: str) -> None:
+        """Its source has it no more: forget it, unless it was heard of since that job."""
         for record in self._held([held], carrier):
-            if record.source == source:
-                self.forget([held], carrier)
-            else:
+            if record.transfer and _version(record.transfer) > _version(job):
                 self.park([held], carrier)
+            else:
+                self.forget([held], carrier)
 
     def fail(self, held: Held, reason: str, carrier: str) -> None:
         """It can never be served: its client gets an error."""
@@ -448,6 +463,11 @@ class Store:
         self._room.free(record)
         self._remember(record.request_id)
 
+    def _drop(self, record: SequenceRecord) -> None:
+        """Forget the sequence, but not that it may come again."""
+        self._end(record)
+        del self._ended[record.request_id]
+
     def _disown(self, record: SequenceRecord) -> None:
         if record.owner is not None:
             self._disowned.append(record.request_id)
@@ -461,3 +481,8 @@ class Store:
         self._ended[request_id] = None
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
+
+
+def _version(job: TransferJob) -> tuple[int, int]:
+    """The later, the more is known of a sequence."""
+    return job.sequence.attempt, job.source.generation

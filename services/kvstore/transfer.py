@@ -54,6 +54,7 @@ class Transfer:
             case None:
                 await self._let_forget(self._job.source)
             case Record() as record:
+                self._job = self._store.expected(record.request_id)
                 await self._fetch(record, redis)
 
     async def _fetch(self, record: Record, redis: Redis) -> None:
@@ -63,29 +64,28 @@ class Transfer:
                 with metrics.TRANSFER_SECONDS.time():
                     is_whole = await self._fill(line, record)
                 if not is_whole:
-                    self._store.give_up(held, source, self._carrier)
+                    self._store.give_up(held, self._job, self._carrier)
                     return
                 await self._keep(line, record)
-        except Refused as error:
+        except (Refused, MalformedMessage) as error:
             logger.error("transfer.refused", source=source.store, reason=str(error))
             self._store.fail(held, str(error), self._carrier)
             await self._let_forget(source)
-        except (TransferLost, MalformedMessage) as error:
+        except TransferLost as error:
             metrics.FAILED_TRANSFERS.inc()
             logger.warning("transfer.lost", source=source.store, reason=str(error))
             await self._retry(held, redis)
 
     async def _retry(self, held: Held, redis: Redis) -> None:
         """Announce it again, unless its source died: then its gateway starts it again."""
-        source = self._job.source
         is_alive = True
         with suppress(*LOST):
-            is_alive = bool(await living(redis, keys.worker(source.store)))
+            is_alive = bool(await living(redis, keys.worker(self._job.source.store)))
         if is_alive:
             await asyncio.sleep(RETRY_SECONDS)
             self._store.park([held], self._carrier)
         else:
-            self._store.give_up(held, source, self._carrier)
+            self._store.give_up(held, self._job, self._carrier)
 
     async def _fill(self, line: Line, record: Record) -> bool:
         """Bring the K/V that is missing into its blocks; False if its source has none."""
@@ -126,8 +126,8 @@ class Transfer:
         )
         latest = self._store.received(step, self._carrier)
         await self._say_taken(line, source)
-        if latest not in (None, source):
-            await self._let_forget(latest)
+        if latest and latest.source != source:
+            await self._let_forget(latest.source)
 
     async def _let_forget(self, source: Source) -> None:
         """If it is not told now, it announces the sequence again."""

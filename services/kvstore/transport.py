@@ -29,8 +29,8 @@ class LocalTransport:
     pool: str
 
     def announcement(self, record: SequenceRecord) -> tuple[str, Job]:
-        if record.source:  # its K/V is not here yet
-            return keys.transfers(self.pool), transfer(record, record.source)
+        if record.transfer:  # its K/V is not here yet
+            return keys.transfers(self.pool), again(record, record.transfer)
         match job := record.next_job():
             case PrefillJob():
                 return keys.prefill(self.pool), job
@@ -54,12 +54,14 @@ class TcpTransport:
         source = Source(
             address=self.address, store=self.store, generation=record.generation
         )
-        return keys.transfers(self.handoff_pool), transfer(record, source)
+        return keys.transfers(self.handoff_pool), TransferJob(
+            sequence=record.as_prompt(),
+            source=source,
+            num_cached_tokens=record.num_cached_tokens or 0,
+        )
 
 
-def transfer(record: SequenceRecord, source: Source) -> TransferJob:
-    return TransferJob(
-        sequence=record.as_prompt(),
-        source=source,
-        num_cached_tokens=record.num_cached_tokens or 0,
-    )
+def again(record: SequenceRecord, job: TransferJob) -> TransferJob:
+    """The latest that was heard of it, for whoever comes first."""
+    sequence = job.sequence.changed(generation=record.generation)
+    return job.changed(sequence=sequence)

@@ -21,7 +21,10 @@ async def test_shares_are_shown(client: aiohttp.ClientSession, pool: FakePool) -
         shown = await response.json()
 
     assert shown["shares"] == {"prefill": 100, "decode": 100}
-    assert {worker["worker_id"] for worker in shown["workers"]} == {"prefill", "decode"}
+    assert {worker["worker_id"] for worker in shown["workers"]} == {
+        "prefill-default",
+        "decode-default",
+    }
     assert all(worker["percent"] == 100 for worker in shown["workers"])
 
 

@@ -151,7 +151,7 @@ async def test_a_full_pool_remembers_where_to_fetch(
     assert is_waiting
     assert stream == keys.transfers("d")
     assert again.source == job.source
-    assert parked.source is None
+    assert parked.transfer is None
     assert is_free(prefill.store)
 
 
@@ -219,19 +219,18 @@ async def test_a_broken_connection_is_tried_again(
     A source that lives is asked again: the pool announces the fetch to itself.
     """
     job = prefill.park(prefill_job("r1", num_tokens=6))
+
     async with fake_source(half_of_it) as address:
         await fetch(decode, from_elsewhere(job, address), redis_url)
-    store = store_of(decode)
-    parked = store.parked(R1)
+
+    parked = store_of(decode).parked(R1)
     assert parked
-    _, again = LocalTransport("d").announcement(parked)
+    stream, again = LocalTransport("d").announcement(parked)
     assert isinstance(again, TransferJob)
-
-    await fetch(decode, from_elsewhere(again, job.source.address), redis_url)
-
-    assert list(store.announcements) == ["r1", "r1"]
-    assert parked.source is None
-    assert is_free(prefill.store)
+    assert list(store_of(decode).announcements) == ["r1"]
+    assert stream == keys.transfers("d")
+    assert again.source.address == address
+    assert again.sequence.token_ids == job.sequence.token_ids
 
 
 async def half_of_it(line: Line, connection: socket.socket) -> None:
@@ -351,6 +350,40 @@ async def test_a_gateway_that_moves_meanwhile_is_found(
     record = store_of(decode).parked(R1)
     assert record
     assert record.request.reply_to == "g2"
+
+
+async def test_a_source_that_went_on_is_fetched_as_it_is(
+    prefill: Prefill, decode: Pool, redis_url: str
+) -> None:
+    """
+    While a sequence waits for room another worker of its pool may adopt it and compute a
+    token: what waits is replaced by what there is.
+    """
+    store = store_of(decode)
+    hog = admitted(store, prefill_job("hog", num_tokens=36, max_tokens=1), "w")
+    await fetch(decode, prefill.park(prefill_job("r1", num_tokens=7)), redis_url)
+    moved = prefill_job("r1", num_tokens=7).changed(reply_to="g2", attempt=1)
+    record = prefill.store.admit(moved, "b")
+    assert isinstance(record, Record)
+    prefill.store.advance([step(record, 8, 51)], "b")
+    prefill.store.detach("b")
+    job = prefill.announced()
+    sent = prefill.bytes_of(job)[:2]
+
+    await fetch(decode, job, redis_url)
+    store.cancel(hog.request_id)
+    store.detach("w")
+    parked = store.parked(R1)
+    assert parked
+    _, again = LocalTransport("d").announcement(parked)
+    assert isinstance(again, TransferJob)
+    await fetch(decode, again, redis_url)
+
+    assert parked.token_ids[-2:] == [50, 51]
+    assert parked.request.reply_to == "g2"
+    assert parked.transfer is None
+    assert bytes_of(decode, parked)[:2] == sent
+    assert is_free(prefill.store)
 
 
 async def test_a_request_that_ended_is_not_fetched(
