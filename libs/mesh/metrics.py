@@ -22,6 +22,11 @@ E2E_REQUEST_LATENCY = Histogram(
     "Arrival of a request to its last token.",
     buckets=_LATENCY_BUCKETS,
 )
+DECISIONS = Counter(
+    "tandem_shares_decisions_total",
+    "Windows that the controller judged, by how.",
+    ["reason"],
+)
 REQUESTS = Counter(
     "tandem_request_total", "Requests that ended, by how.", ["finish_reason"]
 )

@@ -39,6 +39,11 @@ async def send(redis: Redis, stream: str, fields: Fields, max_len: int = 0) -> N
     await redis.xadd(stream, dict(fields), maxlen=max_len or None)
 
 
+async def newest(redis: Redis, stream: str, count: int) -> list[Entry]:
+    """The latest entries, the newest first."""
+    return _entries([(stream, await redis.xrevrange(stream, count=count))])
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """An entry on its way to a stream."""

@@ -33,6 +33,21 @@ def shares(pool: str) -> str:
     return f"tandem:{{{pool}}}:shares"
 
 
+def latencies(pool: str) -> str:
+    """What gateways measure, for the one among them that steers."""
+    return f"tandem:{{{pool}}}:latencies"
+
+
+def decisions(pool: str) -> str:
+    """What became of the pool's shares, and why."""
+    return f"tandem:{{{pool}}}:decisions"
+
+
+def steering(pool: str) -> str:
+    """Which gateway steers the pool's shares; expiring."""
+    return f"tandem:{{{pool}}}:steering"
+
+
 def replies(gateway: str) -> str:
     return f"tandem:replies:{gateway}"
 

@@ -89,6 +89,59 @@ class Shares(Message):
         return f"{self.prefill}/{self.decode}"
 
 
+class Latencies(Message):
+    """What one gateway measured of a pool in a while."""
+
+    type: Literal["latencies"] = "latencies"
+    ttfts: tuple[float, ...] = ()  # seconds; of requests still waiting, how long by now
+    tpots: tuple[float, ...] = ()  # seconds, of each stream in that while
+    num_prompt_tokens: int = 0  # that arrived
+
+
+Reason = Literal[
+    "too few requests",
+    "settling",
+    "both hold",
+    "both fail",
+    "not sure yet",
+    "ttft fails",
+    "tpot fails",
+    "no split would do",
+    "a trial of 100/100",
+    "the split was better",
+    "a split was worse",
+]
+
+
+class Decision(Message):
+    """What became of a pool's shares after one window, and why.
+
+    Seen are latencies of the window, at the SLO's percentile; expected is what the model
+    says of the next one. None: there were none, or they would grow without end.
+    """
+
+    type: Literal["decision"] = "decision"
+    at: float  # seconds since the epoch
+    leader: str  # the gateway that decided
+    before: Shares
+    shares: Shares
+    reason: Reason
+    load: float  # prompt tokens per second
+    seen_ttft_seconds: float | None
+    seen_tpot_seconds: float | None
+    expected_ttft_seconds: float | None
+    expected_tpot_seconds: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """As the log and `GET /v1/pools/{pool}/decisions` show it."""
+        fields = self.model_dump(exclude={"type", "before", "shares"})
+        shown = {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in fields.items()
+        }
+        return {"before": str(self.before), "shares": str(self.shares)} | shown
+
+
 class TokenEvent(Message):
     """New tokens of one sequence; the first of them is output number `index`."""
 
@@ -243,5 +296,7 @@ decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
 decode_transfer: Decoder[TransferJob] = Decoder(TransferJob)
 decode_control: Decoder[Cancel | Shares] = Decoder(Control)
 decode_shares: Decoder[Shares] = Decoder(Shares)
+decode_latencies: Decoder[Latencies] = Decoder(Latencies)
+decode_decision: Decoder[Decision] = Decoder(Decision)
 decode_reply: Decoder[TokenEvents | Failed] = Decoder(Reply)
 decode_status: Decoder[WorkerStatus | PoolStatus] = Decoder(Status)

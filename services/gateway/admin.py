@@ -10,10 +10,12 @@ from gateway.pool import PoolView
 from gateway.pools import Pools
 from mesh.connect import FAILED
 from mesh.state import publish
-from mesh.streams import Letter
+from mesh.streams import Letter, newest
 from protocol import keys
-from protocol.messages import Shares
+from protocol.messages import Shares, decode_decision
 from protocol.wire import encode
+
+SHOWN_DECISIONS = 100
 
 
 async def publish_shares(redis: Redis, pool: str, shares: Shares) -> None:
@@ -33,6 +35,7 @@ class Admin:
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/v1/pools/{pool}/shares", self.shares)
         app.router.add_post("/v1/pools/{pool}/shares", self.share)
+        app.router.add_get("/v1/pools/{pool}/decisions", self.decisions)
 
     async def shares(self, request: web.Request) -> web.Response:
         """What is in force, and what each worker had in its last step."""
@@ -58,6 +61,18 @@ class Admin:
         except FAILED:
             raise Unavailable("The message queue is away.") from None
         return web.json_response({"shares": shares.model_dump(exclude={"type"})})
+
+    async def decisions(self, request: web.Request) -> web.Response:
+        """What became of the shares in the latest windows, the newest first."""
+        name, _ = self._found(request)
+        stream = keys.decisions(name)
+        try:
+            entries = await newest(self._redis, stream, SHOWN_DECISIONS)
+        except FAILED:
+            raise Unavailable("The message queue is away.") from None
+        decisions = [decode_decision(entry.fields[b"body"]) for entry in entries]
+        data = [decision.summary() for decision in decisions]
+        return web.json_response({"object": "list", "data": data})
 
     def _found(self, request: web.Request) -> tuple[str, PoolView]:
         """The pool that a path names, and the view that it is in."""

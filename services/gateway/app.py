@@ -14,6 +14,7 @@ from gateway.edge import edge_application
 from gateway.errors import Unavailable
 from gateway.generation import Requests
 from gateway.handlers import Handlers
+from gateway.latencies import Meter
 from gateway.model import Model, load_model
 from gateway.outbox import Outbox
 from gateway.pool import PoolView
@@ -22,8 +23,10 @@ from gateway.replies import Replies
 from gateway.router import Router
 from gateway.server import http_server, listening_socket
 from gateway.settings import Settings
+from gateway.steering import Steered, Steering
 from mesh.connect import FAILED, connect
 from mesh.health import add_health_routes
+from mesh.leader import Leadership
 from mesh.registry import BEATS_PER_LEASE, heartbeat
 from mesh.streams import Mailbox
 from mesh.timing import pause
@@ -53,6 +56,11 @@ class Gateway:
         self._settings = settings
         self._worker_id = worker_id
         self._redis = redis
+        goals = settings.goals
+        meters = {
+            name: Meter(goals.ttft_seconds, goals.tpot_seconds)
+            for name in settings.pool_names
+        }
         self.admission = Admission(settings.max_open_requests)
         self.replies = Replies()
         self.outbox = Outbox(redis)
@@ -66,6 +74,7 @@ class Gateway:
             self.pools,
             Router(),
             settings.request_timeout_seconds,
+            meters,
         )
 
     async def run(self, listener: socket.socket, stopping: asyncio.Event) -> None:
@@ -76,6 +85,10 @@ class Gateway:
                 name="replies",
             )
             tasks.create_task(self._watch_pools(stopping), name="pools")
+            if settings.steers:
+                for view in self.pools.views:
+                    steering = self._steering(view)
+                    tasks.create_task(steering.run(stopping), name="steering")
             tasks.create_task(self.outbox.deliver(), name="outbox")
             tasks.create_task(
                 heartbeat(
@@ -112,6 +125,21 @@ class Gateway:
         handlers.add_routes(app)
         Admin(self._redis, self.pools).add_routes(app)
         return app
+
+    def _steering(self, view: PoolView) -> Steering:
+        settings = self._settings
+        return Steering(
+            self._redis,
+            Steered(view, self.requests.meters[view.name]),
+            Leadership(
+                self._redis,
+                keys.steering(view.name),
+                self._worker_id,
+                settings.lease_seconds,
+            ),
+            settings.goals,
+            settings.control_window_seconds,
+        )
 
     def _snapshot(self) -> dict[str, bytes]:
         status = WorkerStatus(

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
 from gateway.errors import ApiError, DeadlineExceeded, RequestFailed
+from gateway.latencies import Meter
 from gateway.model import Model
 from gateway.orders import Order
 from gateway.outbox import Outbox
@@ -62,6 +63,7 @@ class Requests:
     pools: Pools
     router: Router
     request_timeout_seconds: float
+    meters: Mapping[str, Meter]  # by pool
     _open: dict[RequestId, Open] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -75,7 +77,10 @@ class Requests:
             generation = Generation(order, inbox, output, arrived)
             job = self._job(order, arrived)
             try:
-                with self._opened(job, inbox) as request:
+                with (
+                    self._opened(job, inbox) as request,
+                    self.meters[request.view.name].measuring(generation),
+                ):
                     async with self._deadline(arrived):
                         logger.debug("request.submitted", request_id=job.request_id)
                         await self.outbox.submit(job, request.view.name)
@@ -192,7 +197,21 @@ class Generation:
         self._inbox = inbox
         self._output = output
         self._arrived = arrived
-        self._first_token_seconds: float | None = None
+        self.first_token_at: float | None = None  # monotonic seconds
+        self.last_token_at: float | None = None
+
+    @property
+    def arrived_at(self) -> float:
+        return self._arrived.clock
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.order.prompt_ids)
+
+    @property
+    def num_received(self) -> int:
+        """Tokens that came, some of them perhaps not told yet."""
+        return len(self._inbox.token_ids)
 
     @property
     def num_tokens(self) -> int:
@@ -211,8 +230,10 @@ class Generation:
     async def next(self) -> Delta:
         """What to tell the client next; the one with a finish reason is the last."""
         arrival = await self._inbox.take()
-        if self._first_token_seconds is None:
-            self._first_token_seconds = self._arrived.seconds_ago
+        if arrival.token_ids:
+            self.last_token_at = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
             logger.debug("tokens.received", request_id=self.order.request_id)
         if arrival.finish_reason == "abort":
             raise RequestFailed("The pool gave up on the request.")
@@ -238,10 +259,11 @@ class Generation:
         metrics.REQUESTS.labels(self.outcome).inc()
         metrics.PROMPT_TOKENS.inc(self.order.num_counted_prompt_tokens)
         metrics.GENERATION_TOKENS.inc(self.num_tokens)
-        if self._first_token_seconds is None:
+        if self.first_token_at is None:
             return
-        metrics.TIME_TO_FIRST_TOKEN.observe(self._first_token_seconds)
+        first_token_seconds = self.first_token_at - self.arrived_at
+        metrics.TIME_TO_FIRST_TOKEN.observe(first_token_seconds)
         metrics.E2E_REQUEST_LATENCY.observe(seconds)
         if self.num_tokens > 1:
-            decoding = seconds - self._first_token_seconds
+            decoding = seconds - first_token_seconds
             metrics.TIME_PER_OUTPUT_TOKEN.observe(decoding / (self.num_tokens - 1))

@@ -1,7 +1,11 @@
 """What the gateway is told at its start."""
 
+import math
+from typing import Literal
+
 from pydantic import Field
 
+from gateway.controller import Goals
 from mesh.settings import ServiceSettings
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -22,8 +26,26 @@ class Settings(ServiceSettings):
     keepalive_seconds: float = Field(default=30.0, gt=0)
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     max_connections: int = Field(default=2048, ge=1)
+    slo_ttft_seconds: float = Field(default=0.0, ge=0)  # 0: none
+    slo_tpot_seconds: float = Field(default=0.0, ge=0)  # 0: none
+    slo_percentile: int = Field(default=90, ge=1, le=100)  # at which they shall hold
+    controller: Literal["on", "off"] = "on"  # with an SLO: shares follow it
+    control_window_seconds: float = Field(default=5.0, gt=0)
 
     @property
     def pool_names(self) -> list[str]:
         """Each once."""
         return list(dict.fromkeys((self.pools or self.pool).split(",")))
+
+    @property
+    def goals(self) -> Goals:
+        return Goals(
+            self.slo_ttft_seconds or math.inf,
+            self.slo_tpot_seconds or math.inf,
+            self.slo_percentile,
+        )
+
+    @property
+    def steers(self) -> bool:
+        has_slo = bool(self.slo_ttft_seconds or self.slo_tpot_seconds)
+        return has_slo and self.controller == "on"

@@ -1,0 +1,343 @@
+"""Which shares the next window gets: semi-PD's Algorithm 1, completed. Pure and synchronous.
+
+    only TTFT fails   prefill gets more, step by step, until the model says that it holds
+    only TPOT fails   the same for decode
+    both, or neither  nothing changes
+
+(arXiv 2504.19867, section 5.) What the paper leaves open is decided here:
+
+* A split is a real one: the two shares are 100 together. Only their ratio is in the model;
+  beside the splits there is (100, 100), where both compete for everything.
+* Nobody swings. A failure has to be seen in several windows in a row, a change is given
+  windows to show what it does, and each change that takes the last one back makes the next
+  wait twice as long. A phase gets no more than leaves the other, by its own curve, within
+  its SLO.
+* Nobody stays worse than (100, 100). A split that is much worse than that was before is
+  left at once; one that goes on failing is tried against it, and what was better remains.
+  Trials, and splits that lost one, come ever more rarely while the load is the same.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.latency_model import Curve, Point, fit
+from gateway.pressure import direction, is_better, mean
+from protocol.messages import Phase, Reason, Shares
+
+WHOLE = Shares(prefill=100, decode=100)
+STEP = 10  # percent
+MAX_STEPS = 3  # of one change
+LEAST = 20  # percent, of either phase in a split
+
+LEAST_SAMPLES = 4  # of a window; fewer say nothing about a percentile
+MAX_WINDOWS = 24  # that are remembered
+SETTLING = 1  # windows after a change, with requests of before in them
+SURE = 2  # windows in a row that have to fail before something changes
+MOST_SURE = 16
+CALM = 20  # windows in a row without a failure, after which less is needed again
+FAILING = 4  # windows in a row, after which a split is tried against (100, 100)
+TRIAL = 3  # settled windows of a trial
+MUCH_WORSE = 1.5  # times the pressure under (100, 100)
+FIRST_REST = 8  # windows after a trial until the next one
+LONGEST_REST = 64
+OTHER_LOAD = 1.5  # times as much or as little is another load: what was learnt is old
+
+# What part of a latency does not depend on the share, until windows tell (paper, fig. 10).
+CONSTANT_OF_TTFT = 0.1
+CONSTANT_OF_TPOT = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The SLOs; infinite where there is none."""
+
+    ttft_seconds: float = math.inf
+    tpot_seconds: float = math.inf
+    percentile: int = 90  # at which both are meant
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen since the last decision."""
+
+    shares: Shares  # that were in force
+    ttfts: Sequence[float]  # seconds; of requests that still wait, how long by now
+    tpots: Sequence[float]  # seconds, of each stream
+    load: float  # prompt tokens per second
+
+    def at(self, percentile: int) -> "Observed":
+        return Observed(
+            self.shares,
+            nearest_rank(self.ttfts, percentile),
+            nearest_rank(self.tpots, percentile),
+            self.load,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A window at the SLO's percentile."""
+
+    shares: Shares
+    ttft: float | None
+    tpot: float | None
+    load: float
+
+    def pressure(self, goals: Goals) -> float:
+        """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""
+        ttft = (self.ttft or 0.0) / goals.ttft_seconds
+        return max(ttft, (self.tpot or 0.0) / goals.tpot_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Shares for the next window, why, and what the model expects of them."""
+
+    shares: Shares
+    reason: Reason
+    ttft: float | None = None
+    tpot: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """(100, 100) against a split."""
+
+    split: Shares
+    pressures: Sequence[float]  # of the split
+
+
+class Controller:
+    """Remembers what it saw of one pool."""
+
+    def __init__(self, goals: Goals) -> None:
+        self._goals = goals
+        self._in_force: Shares | None = None
+        self._age = 0  # windows since the last change
+        self._seen: deque[Observed] = deque(maxlen=MAX_WINDOWS)
+        self._failing: Phase | None = None  # alone, in the latest windows
+        self._num_failing = 0  # in a row
+        self._num_holding = 0  # the same, of windows in which nothing fails
+        self._spell: list[float] = []  # pressures since the last change
+        self._whole: Sequence[float] = ()  # of the last spell of (100, 100)
+        self._sure = SURE
+        self._raised: Phase | None = None  # by the last change
+        self._trial: _Trial | None = None
+        self._rest = (
+            0  # windows until the next trial, or the next split after a lost one
+        )
+        self._longest = FIRST_REST
+        self._learnt_at = 0.0  # load of the last trial
+
+    def decide(self, window: Window) -> Verdict:
+        """To be called once for each window, in order."""
+        if window.shares != self._in_force:  # a person's, or from before our time
+            self._trial = None
+            self._changed(window.shares)
+        self._age += 1
+        self._rest = max(0, self._rest - 1)
+        if max(len(window.ttfts), len(window.tpots)) < LEAST_SAMPLES:
+            return Verdict(window.shares, "too few requests")
+        observed = window.at(self._goals.percentile)
+        if self._age <= SETTLING:
+            return self._keep(observed, "settling")
+        self._seen.append(observed)
+        self._spell.append(observed.pressure(self._goals))
+        self._look_at_load(observed.load)
+        if self._trial is not None:
+            return self._go_on_trying(observed, self._trial)
+        if self._is_much_worse(observed):
+            self._give_way(observed)
+            return self._change(observed, WHOLE, "a split was worse")
+        return self._judge(observed)
+
+    def _judge(self, observed: Observed) -> Verdict:
+        """Algorithm 1."""
+        goals = self._goals
+        failing: list[Phase] = []
+        if observed.ttft is not None and observed.ttft > goals.ttft_seconds:
+            failing.append("prefill")
+        if observed.tpot is not None and observed.tpot > goals.tpot_seconds:
+            failing.append("decode")
+        if not failing:
+            self._failing, self._num_failing = None, 0
+            self._num_holding += 1
+            if self._num_holding % CALM == 0:
+                self._sure = max(SURE, self._sure // 2)
+            return self._keep(observed, "both hold")
+        self._num_holding = 0
+        if len(failing) == 2:
+            self._failing, self._num_failing = None, 0
+            return self._try_whole(observed) or self._keep(observed, "both fail")
+        self._count(failing[0])
+        if self._num_failing < self._sure:
+            return self._keep(observed, "not sure yet")
+        return self._raise(observed, failing[0])
+
+    def _raise(self, observed: Observed, phase: Phase) -> Verdict:
+        """More for one phase, as far as its SLO needs and the other's allows."""
+        if observed.shares == WHOLE and self._rest:
+            return self._keep(observed, "a split was worse")
+        before = as_split(observed.shares)
+        best = before
+        for step in range(1, MAX_STEPS + 1):
+            shares = _raised(before, phase, step * STEP)
+            if shares is None or not self._allows(observed, phase, shares):
+                break
+            best = shares
+            if self._holds(observed, phase, shares):
+                break
+        if best == before:
+            return self._try_whole(observed) or self._keep(
+                observed, "no split would do"
+            )
+        if self._raised not in (None, phase):
+            self._sure = min(2 * self._sure, MOST_SURE)
+        self._raised = phase
+        reason: Reason = "ttft fails" if phase == "prefill" else "tpot fails"
+        return self._change(observed, best, reason)
+
+    def _allows(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
+        other: Phase = "decode" if phase == "prefill" else "prefill"
+        return self._holds(observed, other, shares)
+
+    def _holds(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
+        ttft, tpot = self._expected(observed, shares)
+        if phase == "prefill":
+            return ttft is None or ttft <= self._goals.ttft_seconds
+        return tpot is None or tpot <= self._goals.tpot_seconds
+
+    def _try_whole(self, observed: Observed) -> Verdict | None:
+        """(100, 100), if the present split fails for long and gets no better."""
+        latest = self._spell[-FAILING:]
+        if observed.shares == WHOLE or self._rest or len(latest) < FAILING:
+            return None
+        if min(latest) <= 1 or direction(latest) < 0:
+            return None
+        self._trial = _Trial(observed.shares, latest)
+        return self._change(observed, WHOLE, "a trial of 100/100")
+
+    def _go_on_trying(self, observed: Observed, trial: _Trial) -> Verdict:
+        if len(self._spell) < TRIAL:
+            return self._keep(observed, "a trial of 100/100")
+        self._trial = None
+        self._give_way(observed)
+        if is_better(self._spell, trial.pressures):
+            return self._keep(observed, "a split was worse")
+        return self._change(observed, trial.split, "the split was better")
+
+    def _is_much_worse(self, observed: Observed) -> bool:
+        """Than (100, 100) was, when nothing grew there."""
+        latest, whole = self._spell[-SURE:], self._whole
+        if observed.shares == WHOLE or len(latest) < SURE or len(whole) < SURE:
+            return False
+        return (
+            min(latest) > 1
+            and not direction(whole)
+            and mean(latest) > MUCH_WORSE * mean(whole)
+        )
+
+    def _give_way(self, observed: Observed) -> None:
+        """Something was learnt at this load: rest from trials, each time longer."""
+        self._learnt_at = observed.load
+        self._rest = self._longest
+        self._longest = min(2 * self._longest, LONGEST_REST)
+
+    def _keep(self, observed: Observed, reason: Reason) -> Verdict:
+        return Verdict(
+            observed.shares, reason, *self._expected(observed, observed.shares)
+        )
+
+    def _change(self, observed: Observed, shares: Shares, reason: Reason) -> Verdict:
+        self._changed(shares)
+        return Verdict(shares, reason, *self._expected(observed, shares))
+
+    def _changed(self, shares: Shares) -> None:
+        if self._in_force == WHOLE:
+            self._whole = tuple(self._spell[-FAILING:])
+        self._in_force = shares
+        self._age = 0
+        self._failing, self._num_failing = None, 0
+        self._spell.clear()
+
+    def _count(self, phase: Phase) -> None:
+        self._num_failing = self._num_failing + 1 if self._failing == phase else 1
+        self._failing = phase
+
+    def _look_at_load(self, load: float) -> None:
+        """With another load the last trial proves nothing any more."""
+        more, less = max(load, self._learnt_at), min(load, self._learnt_at)
+        if self._trial is None and self._learnt_at and more > OTHER_LOAD * less:
+            self._rest, self._longest, self._learnt_at = 0, FIRST_REST, 0.0
+            self._whole = ()
+
+    def _expected(
+        self, observed: Observed, shares: Shares
+    ) -> tuple[float | None, float | None]:
+        """TTFT and TPOT at those shares with the present load, as the model has them.
+
+        The curves give ratios; they start from what was just seen.
+        """
+        windows = [*(w for w in self._seen if w is not observed), observed]
+        ttfts = [
+            Point(share_of(w.shares, "prefill"), w.load, w.ttft)
+            for w in windows
+            if w.ttft is not None
+        ]
+        tpots = [
+            Point(share_of(w.shares, "decode"), 0.0, w.tpot)
+            for w in windows
+            if w.tpot is not None
+        ]
+        return (
+            _scaled(ttfts, CONSTANT_OF_TTFT, observed.ttft, shares, "prefill"),
+            _scaled(tpots, CONSTANT_OF_TPOT, observed.tpot, shares, "decode"),
+        )
+
+
+def _scaled(
+    points: list[Point],
+    constant: float,
+    seen: float | None,
+    shares: Shares,
+    phase: Phase,
+) -> float | None:
+    if seen is None:
+        return None
+    curve: Curve = fit(points, constant)
+    latest = points[-1]
+    now = curve(latest.share, latest.load)
+    then = curve(share_of(shares, phase), latest.load)
+    return seen * then / now if now > 0 else seen
+
+
+def share_of(shares: Shares, phase: Phase) -> float:
+    """Of one phase, 0 to 1, scaled so that both are 1 together."""
+    share: int = getattr(shares, phase)
+    return share / (shares.prefill + shares.decode)
+
+
+def as_split(shares: Shares) -> Shares:
+    """The split of the same ratio, in whole steps."""
+    prefill = round(100 * share_of(shares, "prefill") / STEP) * STEP
+    prefill = min(max(prefill, LEAST), 100 - LEAST)
+    return Shares(prefill=prefill, decode=100 - prefill)
+
+
+def _raised(split: Shares, phase: Phase, percent: int) -> Shares | None:
+    """So much more for one phase; None if too little were left for the other."""
+    sign = 1 if phase == "prefill" else -1
+    prefill = split.prefill + sign * percent
+    if not LEAST <= prefill <= 100 - LEAST:
+        return None
+    return Shares(prefill=prefill, decode=100 - prefill)
+
+
+def nearest_rank(values: Sequence[float], percentile: int) -> float | None:
+    """The least value that is not below `percentile` percent of them; None of none."""
+    if not values:
+        return None
+    rank = math.ceil(len(values) * percentile / 100)
+    return sorted(values)[max(rank, 1) - 1]

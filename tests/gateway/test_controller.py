@@ -1,0 +1,266 @@
+"""The controller of the shares: rule by rule on windows, then on simulated queues."""
+
+from itertools import chain, cycle, islice, pairwise, repeat
+
+import pytest
+from queueing import Load, Machine, Queues, Run, steered
+
+from gateway.controller import WHOLE, Controller, Goals, Verdict, Window, nearest_rank
+from protocol.messages import Shares
+
+GOALS = Goals(ttft_seconds=0.5, tpot_seconds=0.05, percentile=90)
+SPLIT = Shares(prefill=50, decode=50)
+LIGHT = Load(rate=4, prompt=500, output=20)
+PROMPTS = Load(rate=9, prompt=700, output=20)
+OUTPUTS = Load(rate=5, prompt=500, output=100)
+TOO_MUCH = Load(rate=30, prompt=800, output=200)
+
+
+def window(ttft: float, tpot: float, shares: Shares = SPLIT, load: float = 1) -> Window:
+    """Of twenty requests that all saw the same."""
+    return Window(shares, [ttft] * 20, [tpot] * 20, load)
+
+
+def told(controller: Controller, *windows: Window) -> list[Verdict]:
+    return [controller.decide(each) for each in windows]
+
+
+def followed(controller: Controller, *seen: tuple[float, float]) -> list[Verdict]:
+    """Windows of (TTFT, TPOT) under whatever the verdicts before say."""
+    verdicts, shares = list[Verdict](), SPLIT
+    for ttft, tpot in seen:
+        verdicts.append(controller.decide(window(ttft, tpot, shares)))
+        shares = verdicts[-1].shares
+    return verdicts
+
+
+def run_of(*loads: tuple[Load, int], goals: Goals = GOALS, **options: object) -> Run:
+    """So many windows of each load, from (100, 100) if nothing else is said."""
+    machine = options.pop("machine", Machine())
+    each = chain.from_iterable(repeat(load, count) for load, count in loads)
+    return steered(Queues(machine), goals, each, seconds=10.0, **options)
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    """
+    The least value that so many percent do not exceed; of nothing there is none.
+    """
+    values = [3.0, 1.0, 2.0, 4.0]
+
+    ranks = [nearest_rank(values, percentile) for percentile in (1, 25, 50, 90, 100)]
+
+    assert ranks == [1.0, 1.0, 2.0, 4.0, 4.0]
+    assert nearest_rank([], 90) is None
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "reason", "grows"),
+    [
+        (0.6, 0.02, "ttft fails", "prefill"),
+        (0.1, 0.06, "tpot fails", "decode"),
+        (0.1, 0.02, "both hold", None),
+        (9.0, 9.0, "both fail", None),
+    ],
+)
+def test_the_phase_that_fails_alone_gets_more(
+    ttft: float, tpot: float, reason: str, grows: str | None
+) -> None:
+    """
+    If both fail or none does the shares stay as they are.
+    """
+    controller = Controller(GOALS)
+
+    verdict = told(controller, *[window(ttft, tpot)] * 3)[-1]
+
+    more = "prefill" if verdict.shares.prefill > 50 else "decode"
+    assert verdict.reason == reason
+    assert (verdict.shares == SPLIT) == (grows is None)
+    assert grows in (None, more)
+
+
+def test_it_takes_as_many_steps_as_the_model_asks_for() -> None:
+    """
+    A little beyond the SLO is one step of ten percent, far beyond it three; each comes
+    with what the model expects.
+    """
+    near = told(Controller(GOALS), *[window(0.51, 0.01)] * 3)[-1]
+    far = told(Controller(GOALS), *[window(5.0, 0.01)] * 3)[-1]
+
+    assert (near.shares.prefill, far.shares.prefill) == (60, 80)
+    assert (near.ttft or 9.0) <= 0.5 < (far.ttft or 0.0)
+    assert 0.01 < (near.tpot or 9.0) < 0.05
+
+
+def test_a_phase_gets_no_more_than_leaves_the_other_its_slo() -> None:
+    """
+    Where the other phase would fail instead, nothing changes.
+    """
+    some = told(Controller(GOALS), *[window(5.0, 0.042)] * 3)[-1]
+    none = told(Controller(GOALS), *[window(5.0, 0.049)] * 3)[-1]
+
+    assert some.shares.prefill == 60
+    assert (none.shares, none.reason) == (SPLIT, "no split would do")
+
+
+def test_one_bad_window_changes_nothing() -> None:
+    """
+    A failure has to be seen twice in a row, after a window that still has old requests.
+    """
+    bad, good = window(0.6, 0.02), window(0.1, 0.02)
+
+    verdicts = told(Controller(GOALS), bad, bad, good, bad, good)
+
+    reasons = [verdict.reason for verdict in verdicts]
+    assert reasons == [
+        "settling",
+        "not sure yet",
+        "both hold",
+        "not sure yet",
+        "both hold",
+    ]
+
+
+def test_few_requests_say_nothing() -> None:
+    """
+    A window with three requests is no ground for a change, however slow they were.
+    """
+    controller = Controller(GOALS)
+
+    verdicts = told(controller, *[Window(SPLIT, [9.0] * 3, [], 1.0)] * 5)
+
+    assert {verdict.reason for verdict in verdicts} == {"too few requests"}
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 5])
+def test_a_load_that_alternates_does_not_make_it_swing(period: int) -> None:
+    """
+    Now TTFT fails, now TPOT, as fast as windows come or somewhat slower: it changes a few
+    times, ever more rarely.
+    """
+    seen = cycle([(0.6, 0.02)] * period + [(0.1, 0.055)] * period)
+
+    verdicts = followed(Controller(GOALS), *islice(seen, 200))
+
+    shares = [verdict.shares for verdict in verdicts]
+    changes = [one != other for one, other in pairwise(shares)]
+    assert sum(changes) <= 12
+    assert period > 1 or not any(changes)
+
+
+def test_a_change_from_outside_is_where_it_goes_on() -> None:
+    """
+    Shares that a person set are given time as its own would be.
+    """
+    controller, theirs = Controller(GOALS), Shares(prefill=30, decode=70)
+    told(controller, *[window(0.1, 0.02)] * 5)
+
+    verdicts = told(controller, *[window(0.6, 0.02, theirs)] * 3)
+
+    assert [v.reason for v in verdicts] == ["settling", "not sure yet", "ttft fails"]
+    assert verdicts[-1].shares == Shares(prefill=40, decode=60)
+
+
+def test_without_an_slo_of_its_own_a_phase_never_fails() -> None:
+    """
+    With a TPOT alone, TTFT may be anything.
+    """
+    controller = Controller(Goals(tpot_seconds=0.05))
+
+    verdict = told(controller, *[window(100.0, 0.06)] * 3)[-1]
+
+    assert verdict.reason == "tpot fails"
+
+
+def test_a_light_load_is_left_alone() -> None:
+    """
+    While both SLOs hold nothing is touched.
+    """
+    run = run_of((LIGHT, 30))
+
+    assert run.num_changes == 0
+
+
+def test_a_step_of_the_load_up_and_down() -> None:
+    """
+    More and longer prompts get prefill more until TTFT holds; when they are gone it is
+    left at that, since both hold.
+    """
+    run = run_of((LIGHT, 4), (PROMPTS, 12), (LIGHT, 10))
+
+    assert run.pressures[4] > 1
+    assert max(run.pressures[11:]) <= 1
+    assert run.shares[-1].prefill > run.shares[-1].decode
+    assert run.num_changes <= 3
+
+
+def test_decode_gets_more_as_answers_grow() -> None:
+    """
+    The other way round, and less for prefill is no harm to it.
+    """
+    run = run_of((OUTPUTS, 24), goals=Goals(1.0, 0.018))
+
+    assert run.shares[-1].decode > run.shares[-1].prefill
+    assert max(run.pressures[-8:]) <= 1
+    assert run.num_changes <= 2
+
+
+def test_what_no_split_can_mend_is_left_alone() -> None:
+    """
+    With far too much load both fail, whatever the shares.
+    """
+    run = run_of((TOO_MUCH, 40), goals=Goals(0.5, 0.015))
+
+    assert run.num_changes == 0
+    assert set(run.reasons) == {"settling", "both fail"}
+
+
+@pytest.mark.parametrize("prefill", [30, 60])
+def test_a_split_that_is_worse_than_none_is_left(prefill: int) -> None:
+    """
+    Where phases that compete lose little, (100, 100) holds what no split does: it is
+    tried, and remains.
+    """
+    load, machine = Load(rate=7, prompt=700, output=20), Machine(competing=1.8)
+    split = Shares(prefill=prefill, decode=100 - prefill)
+
+    run = run_of((load, 60), goals=Goals(0.3, 0.03), machine=machine, shares=split)
+
+    assert "a trial of 100/100" in run.reasons
+    assert run.shares[25:].count(WHOLE) >= 0.8 * len(run.shares[25:])
+    assert max(run.pressures[-20:]) < 1.2
+
+
+def test_a_split_that_is_better_survives_its_trials() -> None:
+    """
+    Where phases that compete lose much, a split that fails is tried against (100, 100),
+    returns, and is tried ever more rarely.
+    """
+    load, machine = Load(rate=11, prompt=700, output=20), Machine(competing=0.6)
+
+    run = run_of((load, 80), machine=machine)
+
+    trials = [i for i, r in enumerate(run.reasons) if r == "the split was better"]
+    pauses = [b - a for a, b in pairwise(trials)]
+    assert len(trials) >= 2
+    assert pauses == sorted(pauses)
+    assert run.shares.count(WHOLE) < 0.4 * len(run.shares)
+
+
+def test_a_retried_split_is_left_at_once() -> None:
+    """
+    When it is as bad as before, it needs no trial: how (100, 100) did is still known.
+    """
+    bad, good = (0.1, 0.2), (0.1, 0.0502)
+    controller, shares, reasons = Controller(GOALS), WHOLE, []
+
+    for _ in range(120):
+        ttft, tpot = good if shares == WHOLE else bad
+        verdict = controller.decide(window(ttft, tpot, shares))
+        shares = verdict.shares
+        reasons.append(verdict.reason)
+
+    retried = [i for i, reason in enumerate(reasons) if reason == "tpot fails"]
+    assert 2 <= len(retried) <= 5
+    assert all(reasons[i + 3] == "a split was worse" for i in retried if i < 110)
+    pauses = [b - a for a, b in pairwise(retried)]
+    assert pauses == sorted(pauses)

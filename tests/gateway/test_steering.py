@@ -1,0 +1,144 @@
+"""Gateways measure, one of them decides, the pool is told: on a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiohttp
+from fake_pool import POOL, FakePool
+from redis.asyncio import Redis
+from waiting import wait_until
+
+from gateway.controller import Goals
+from gateway.latencies import Meter
+from gateway.pools import Pools
+from gateway.steering import Steered, Steering
+from mesh.leader import Leadership
+from mesh.streams import newest, send
+from protocol import keys
+from protocol.messages import Decision, Latencies, Shares, decode_decision
+from protocol.wire import encode
+
+WINDOW_SECONDS = 0.05
+SLOW = Latencies(ttfts=(0.9,) * 9, tpots=(0.01,) * 9, num_prompt_tokens=100)
+
+
+@asynccontextmanager
+async def steering(redis: Redis, name: str, lease: float = 1.0) -> AsyncIterator[None]:
+    """A gateway's part in it, for as long as the block lasts."""
+    pools = Pools([POOL], 2.0, lambda view, name: None)
+    await pools.look(redis)
+    leadership = Leadership(redis, keys.steering(POOL), name, lease)
+    goals, stopping = Goals(0.5, 0.05), asyncio.Event()
+    pool = Steered(pools.views[0], Meter())
+    one = Steering(redis, pool, leadership, goals, WINDOW_SECONDS)
+    task = asyncio.create_task(one.run(stopping), name=name)
+    try:
+        yield
+    finally:
+        stopping.set()
+        await task
+
+
+async def decisions(redis: Redis) -> list[Decision]:
+    """The newest first."""
+    entries = await newest(redis, keys.decisions(POOL), 100)
+    return [decode_decision(entry.fields[b"body"]) for entry in entries]
+
+
+async def measured(redis: Redis, report: Latencies) -> None:
+    """By a gateway, again and again."""
+    while True:
+        await send(redis, keys.latencies(POOL), {"body": encode(report)})
+        await asyncio.sleep(WINDOW_SECONDS / 2)
+
+
+async def test_the_shares_follow_what_gateways_measure(
+    redis: Redis, pool: FakePool
+) -> None:
+    """
+    While TTFT is beyond its SLO prefill gets more; each decision says what was seen and
+    what is expected.
+    """
+    async with steering(redis, "g1"):
+        slow = asyncio.create_task(measured(redis, SLOW), name="measured")
+        await wait_until(lambda: pool.shares)
+        slow.cancel()
+
+    (decided,) = [d for d in await decisions(redis) if d.reason == "ttft fails"][-1:]
+    assert decided.shares == pool.shares[0] == Shares(prefill=80, decode=20)
+    assert (decided.leader, decided.before) == ("g1", Shares(prefill=100, decode=100))
+    assert (decided.seen_ttft_seconds, decided.seen_tpot_seconds) == (0.9, 0.01)
+    assert (decided.expected_ttft_seconds or 9.0) < 0.9
+    assert decided.load > 0
+
+
+async def test_one_gateway_leads_and_another_follows_it(
+    redis: Redis, pool: FakePool
+) -> None:
+    """
+    While a leader lives it alone decides; when it stops the other one goes on.
+    """
+    async with AsyncExitStack() as heirs:
+        async with steering(redis, "g1"):
+            await wait_until(lambda: led_by(redis, "g1"))
+            await heirs.enter_async_context(steering(redis, "g2"))
+            await wait_until(lambda: has(redis, 6))
+            leaders = {decision.leader for decision in await decisions(redis)}
+        await wait_until(lambda: led_by(redis, "g2"))
+
+    assert leaders == {"g1"}
+
+
+async def has(redis: Redis, count: int) -> bool:
+    return len(await decisions(redis)) >= count
+
+
+async def has_reports(redis: Redis, count: int) -> bool:
+    return len(await newest(redis, keys.latencies(POOL), count)) == count
+
+
+async def led_by(redis: Redis, leader: str) -> bool:
+    return any(decision.leader == leader for decision in await decisions(redis))
+
+
+async def test_without_a_pool_nothing_is_decided(redis: Redis) -> None:
+    """
+    Whoever leads waits for a pool to steer.
+    """
+    async with steering(redis, "g1"):
+        await wait_until(lambda: redis.get(keys.steering(POOL)))
+        await wait_until(lambda: has_reports(redis, 6))
+
+    assert await decisions(redis) == []
+    assert await redis.get(keys.steering(POOL)) is None
+
+
+async def test_any_gateway_shows_the_decisions(
+    client: aiohttp.ClientSession, redis: Redis, pool: FakePool
+) -> None:
+    """
+    With the reason, what was seen and what is expected, the newest first.
+    """
+    decision = Decision(
+        at=1.0,
+        leader="g1",
+        before=Shares(prefill=50, decode=50),
+        shares=Shares(prefill=60, decode=40),
+        reason="ttft fails",
+        load=12.0,
+        seen_ttft_seconds=0.9,
+        seen_tpot_seconds=None,
+        expected_ttft_seconds=0.7,
+        expected_tpot_seconds=None,
+    )
+    for at in (1.0, 2.0):
+        body = encode(decision.changed(at=at))
+        await send(redis, keys.decisions(POOL), {"body": body})
+
+    async with client.get(f"/v1/pools/{POOL}/decisions") as response:
+        shown = (await response.json())["data"]
+
+    assert [each["at"] for each in shown] == [2.0, 1.0]
+    assert (shown[0]["before"], shown[0]["shares"]) == ("50/50", "60/40")
+    assert (shown[0]["reason"], shown[0]["seen_ttft_seconds"]) == ("ttft fails", 0.9)
