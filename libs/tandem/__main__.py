@@ -37,6 +37,11 @@ def up(
     device: of.Device = of.DeviceName.cpu,
     cuda_sharing: of.CudaSharing = of.SharingName.auto,
     shares: of.Shares = 0,
+    share_ladder: of.ShareLadder = "",
+    slo_ttft: of.SLOofTTFT = 0.0,
+    slo_tpot: of.SLOofTPOT = 0.0,
+    slo_percentile: of.SLOPercentile = 90,
+    slo_window: of.SLOWindow = 5.0,
     require_zero_copy: of.RequireZeroCopy = False,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
@@ -60,7 +65,9 @@ def up(
     from tandem.up import check_environment, check_paradigm, run
 
     check_environment()
-    check_paradigm(paradigm, prefill, shares, device)
+    slo = plan.SLO(slo_ttft, slo_tpot, slo_percentile, slo_window)
+    asks_shares = bool(shares or share_ladder or slo.is_set)
+    check_paradigm(paradigm, prefill, asks_shares=asks_shares, device=device)
     run(
         plan.Options(
             model=models.find(model),
@@ -88,7 +95,9 @@ def up(
                 paradigm.value,
                 max_num_batched_tokens,
                 quantization,
+                share_ladder,
             ),
+            slo=slo,
             pool=pool,
             pools=pools or pool,
             run_dir=run_dir,

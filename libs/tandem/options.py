@@ -119,6 +119,38 @@ Shares = Annotated[
         show_default="50 on a CPU, no split of a GPU",
     ),
 ]
+ShareLadder = Annotated[
+    str,
+    Option(
+        metavar="PERCENT,...",
+        help="Percents for prefill that a GPU's split can be changed to.",
+        show_default="30,50,70 with --shares",
+    ),
+]
+SLOofTTFT = Annotated[
+    float,
+    Option(
+        "--slo-ttft",
+        min=0,
+        help="Seconds to the first token; shares follow it.",
+        show_default="none",
+    ),
+]
+SLOofTPOT = Annotated[
+    float,
+    Option(
+        "--slo-tpot",
+        min=0,
+        help="Seconds for each later token; shares follow it.",
+        show_default="none",
+    ),
+]
+SLOPercentile = Annotated[
+    int, Option(min=1, max=100, help="Of requests, for which both hold.")
+]
+SLOWindow = Annotated[
+    float, Option(min=0.1, help="Seconds between two looks at the SLOs.")
+]
 MaxModelLen = Annotated[
     int,
     Option(

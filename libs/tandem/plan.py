@@ -14,6 +14,8 @@ from tandem.supervisor import Command
 REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
 SOCKET, DECODE_SOCKET = "kvstore.sock", "decode.sock"
 
+LADDER_OF_SLO = "30,40,50,60,70"  # of a GPU whose shares follow an SLO
+
 # semi: a worker does one phase, and a pool has workers of both.
 # fused: each worker does both, its prompts in chunks beside the tokens it decodes.
 # disaggregated: a pool for each phase, between which the K/V of prompts is moved.
@@ -48,6 +50,7 @@ class Workers:
     paradigm: Paradigm = "semi"
     max_num_batched_tokens: int = 512  # of one step
     quantization: str = "none"
+    share_ladder: str = ""  # of a GPU: percents for prefill to change to, by commas
 
     def __post_init__(self) -> None:
         asked = self.dtype, self.device
@@ -70,6 +73,20 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
+class SLO:
+    """What the shares are to follow; 0: there is none of the kind."""
+
+    ttft_seconds: float = 0.0
+    tpot_seconds: float = 0.0
+    percentile: int = 90
+    window_seconds: float = 5.0
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.ttft_seconds or self.tpot_seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What `tandem up` was asked for."""
 
@@ -85,6 +102,17 @@ class Options:
     redis_url: str  # empty: an embedded Redis
     log_level: str
     log_format: str
+    slo: SLO = SLO()
+
+    @property
+    def share_ladder(self) -> str:
+        """The splits of a GPU that workers make; empty: one if it is asked for."""
+        return self.workers.share_ladder or (LADDER_OF_SLO if self.slo.is_set else "")
+
+    @property
+    def splits_gpu(self) -> bool:
+        asked = self.workers.shares or self.share_ladder
+        return self.workers.device == "cuda" and bool(asked)
 
     @property
     def decode_pool(self) -> str:
@@ -115,6 +143,10 @@ def services(
         "model": options.model,
         "served_model_name": options.served_model_name,
         "listen_fd": listen_fd,
+        "slo_ttft_seconds": options.slo.ttft_seconds,
+        "slo_tpot_seconds": options.slo.tpot_seconds,
+        "slo_percentile": options.slo.percentile,
+        "control_window_seconds": options.slo.window_seconds,
     }
     yield _service("gateway", 0, gateway, pass_fds=(listen_fd,))
 
@@ -158,6 +190,7 @@ def _worker(options: Options) -> dict[str, object]:
         "threads": workers.threads,
         "device": workers.device,
         "shares": workers.shares,
+        "share_ladder": options.share_ladder if options.splits_gpu else "",
         "require_zero_copy": options.store.require_zero_copy,
         "max_num_batched_tokens": workers.max_num_batched_tokens,
     }

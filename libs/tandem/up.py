@@ -33,13 +33,15 @@ def check_environment() -> None:
 
 
 def check_paradigm(
-    paradigm: str, prefill: int | None, shares: int, device: str
+    paradigm: str, prefill: int | None, *, asks_shares: bool, device: str
 ) -> None:
     """ConfigurationError names an option that means nothing in this paradigm."""
     if paradigm == "fused" and prefill:
         raise ConfigurationError("fused has no --prefill: --decode counts its workers")
-    if paradigm == "fused" and shares:
-        raise ConfigurationError("fused has no --shares: each worker does both phases")
+    if paradigm == "fused" and asks_shares:
+        raise ConfigurationError(
+            "fused has no --shares, and none follow an SLO: each worker does both phases"
+        )
     if paradigm == "disaggregated" and device == "cuda":
         raise ConfigurationError(
             "disaggregated needs --device cpu: K/V is moved in the host's memory only"
@@ -51,7 +53,7 @@ def run(options: plan.Options) -> None:
     if options.redis_url:
         check_url(options.redis_url)
     with ExitStack() as stack:
-        if options.workers.device == "cuda" and options.workers.shares:
+        if options.splits_gpu:
             stack.enter_context(mps_daemon())
         asyncio.run(_until_signal(options))
 

@@ -52,12 +52,16 @@ class Steered:
 
     @property
     def shares(self) -> Shares | None:
-        """In force; None while there are none: no pool, or another one decodes for it."""
+        """In force; None where no phase has one: there is no pool, another one decodes
+        for it, or its workers do both."""
         try:
             self.view.check()
         except Unavailable:
             return None
-        return None if self.view.handoff_pool else self.view.statuses[0].shares
+        has_sides = any(member.phases == ("prefill",) for member in self.view.members)
+        if self.view.handoff_pool or not has_sides:
+            return None
+        return self.view.statuses[0].shares
 
 
 @dataclass(slots=True)

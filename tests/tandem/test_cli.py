@@ -50,6 +50,10 @@ WRONG = {
         ["up", "--model", MODEL, "--paradigm", "disaggregated", "--device", "cuda"],
         "disaggregated needs --device cpu",
     ),
+    "an SLO without shares": (
+        ["up", "--model", MODEL, "--paradigm", "fused", "--slo-ttft", "0.5"],
+        "none follow an SLO",
+    ),
     "no number": (["up", "--model", MODEL, "--kv-blocks", "many"], "'--kv-blocks'"),
     "a dtype": (["up", "--model", MODEL, "--dtype", "int4"], "'int4' is not one of"),
     "int8 of float32": (

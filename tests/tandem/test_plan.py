@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh.settings import load
-from tandem.plan import Options, Store, Workers, services, worker
+from tandem.plan import LADDER_OF_SLO, SLO, Options, Store, Workers, services, worker
 
 OPTIONS = Options(
     model=Path("/models/one"),
@@ -199,3 +199,20 @@ def test_the_gateway_knows_the_pools_of_others() -> None:
 
     assert environment["TANDEM_POOLS"] == "default,other"
     assert environment["TANDEM_POOL"] == "default"
+
+
+def test_shares_and_slos_reach_who_needs_them() -> None:
+    """
+    The store knows the shares at first, the gateway the SLOs, and on a GPU workers make
+    the splits that shares may change to.
+    """
+    workers = replace(OPTIONS.workers, shares=40)
+    slo = SLO(ttft_seconds=0.5, percentile=99)
+    on_cpu = plan(replace(OPTIONS, workers=workers, slo=slo))
+    on_gpu = plan(replace(OPTIONS, workers=replace(workers, device="cuda"), slo=slo))
+
+    assert on_cpu["kvstore-0"]["TANDEM_SHARES"] == "40"
+    assert on_cpu["gateway-0"]["TANDEM_SLO_TTFT_SECONDS"] == "0.5"
+    assert on_cpu["gateway-0"]["TANDEM_SLO_PERCENTILE"] == "99"
+    assert on_cpu["decode-2"]["TANDEM_SHARE_LADDER"] == ""
+    assert on_gpu["decode-2"]["TANDEM_SHARE_LADDER"] == LADDER_OF_SLO
