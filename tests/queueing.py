@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.controller import WHOLE, Controller, Goals, Verdict, Window
+from gateway.controller import Controller, Verdict
+from gateway.splits import WHOLE
+from gateway.windows import Goals, Window
 from protocol.messages import Shares
 
 TICK_SECONDS = 0.005

@@ -17,19 +17,17 @@
   Trials, and splits that lost one, come ever more rarely while the load is the same.
 """
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.latency_model import Curve, Point, fit
-from gateway.pressure import direction, is_better, mean
+from gateway.pressure import direction, is_better, is_steady, mean
+from gateway.splits import STEP, WHOLE, as_split, raised, share_of
+from gateway.windows import Goals, Observed, Window
 from protocol.messages import Phase, Reason, Shares
 
-WHOLE = Shares(prefill=100, decode=100)
-STEP = 10  # percent
 MAX_STEPS = 3  # of one change
-LEAST = 20  # percent, of either phase in a split
 
 LEAST_SAMPLES = 4  # of a window; fewer say nothing about a percentile
 MAX_WINDOWS = 24  # that are remembered
@@ -37,58 +35,17 @@ SETTLING = 1  # windows after a change, with requests of before in them
 SURE = 2  # windows in a row that have to fail before something changes
 MOST_SURE = 16
 CALM = 20  # windows in a row without a failure, after which less is needed again
-FAILING = 4  # windows in a row, after which a split is tried against (100, 100)
-TRIAL = 3  # settled windows of a trial
+DOUBTED, FAILING = 8, 4  # a split of whose so many latest windows so many failed
+TRIAL = 4  # settled windows of a trial
 MUCH_WORSE = 1.5  # times the pressure under (100, 100)
 FIRST_REST = 8  # windows after a trial until the next one
 LONGEST_REST = 64
+LATEST = 4  # windows, whose mean is the present load
 OTHER_LOAD = 1.5  # times as much or as little is another load: what was learnt is old
 
 # What part of a latency does not depend on the share, until windows tell (paper, fig. 10).
 CONSTANT_OF_TTFT = 0.1
 CONSTANT_OF_TPOT = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Goals:
-    """The SLOs; infinite where there is none."""
-
-    ttft_seconds: float = math.inf
-    tpot_seconds: float = math.inf
-    percentile: int = 90  # at which both are meant
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What was seen since the last decision."""
-
-    shares: Shares  # that were in force
-    ttfts: Sequence[float]  # seconds; of requests that still wait, how long by now
-    tpots: Sequence[float]  # seconds, of each stream
-    load: float  # prompt tokens per second
-
-    def at(self, percentile: int) -> "Observed":
-        return Observed(
-            self.shares,
-            nearest_rank(self.ttfts, percentile),
-            nearest_rank(self.tpots, percentile),
-            self.load,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """A window at the SLO's percentile."""
-
-    shares: Shares
-    ttft: float | None
-    tpot: float | None
-    load: float
-
-    def pressure(self, goals: Goals) -> float:
-        """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""
-        ttft = (self.ttft or 0.0) / goals.ttft_seconds
-        return max(ttft, (self.tpot or 0.0) / goals.tpot_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +102,11 @@ class Controller:
             return self._keep(observed, "settling")
         self._seen.append(observed)
         self._spell.append(observed.pressure(self._goals))
-        self._look_at_load(observed.load)
+        self._look_at_load()
         if self._trial is not None:
             return self._go_on_trying(observed, self._trial)
         if self._is_much_worse(observed):
-            self._give_way(observed)
+            self._learn()
             return self._change(observed, WHOLE, "a split was worse")
         return self._judge(observed)
 
@@ -173,7 +130,7 @@ class Controller:
             return self._try_whole(observed) or self._keep(observed, "both fail")
         self._count(failing[0])
         if self._num_failing < self._sure:
-            return self._keep(observed, "not sure yet")
+            return self._try_whole(observed) or self._keep(observed, "not sure yet")
         return self._raise(observed, failing[0])
 
     def _raise(self, observed: Observed, phase: Phase) -> Verdict:
@@ -183,7 +140,7 @@ class Controller:
         before = as_split(observed.shares)
         best = before
         for step in range(1, MAX_STEPS + 1):
-            shares = _raised(before, phase, step * STEP)
+            shares = raised(before, phase, step * STEP)
             if shares is None or not self._allows(observed, phase, shares):
                 break
             best = shares
@@ -211,10 +168,11 @@ class Controller:
 
     def _try_whole(self, observed: Observed) -> Verdict | None:
         """(100, 100), if the present split fails for long and gets no better."""
-        latest = self._spell[-FAILING:]
-        if observed.shares == WHOLE or self._rest or len(latest) < FAILING:
+        latest = self._spell[-DOUBTED:]
+        num_failing = sum(pressure > 1 for pressure in latest)
+        if observed.shares == WHOLE or self._rest or num_failing < FAILING:
             return None
-        if min(latest) <= 1 or direction(latest) < 0:
+        if direction(latest[-FAILING:]) < 0:
             return None
         self._trial = _Trial(observed.shares, latest)
         return self._change(observed, WHOLE, "a trial of 100/100")
@@ -223,25 +181,22 @@ class Controller:
         if len(self._spell) < TRIAL:
             return self._keep(observed, "a trial of 100/100")
         self._trial = None
-        self._give_way(observed)
+        self._learn()
         if is_better(self._spell, trial.pressures):
             return self._keep(observed, "a split was worse")
         return self._change(observed, trial.split, "the split was better")
 
     def _is_much_worse(self, observed: Observed) -> bool:
-        """Than (100, 100) was, when nothing grew there."""
+        """Than (100, 100) was, if that was steady."""
         latest, whole = self._spell[-SURE:], self._whole
         if observed.shares == WHOLE or len(latest) < SURE or len(whole) < SURE:
             return False
-        return (
-            min(latest) > 1
-            and not direction(whole)
-            and mean(latest) > MUCH_WORSE * mean(whole)
-        )
+        is_worse = mean(latest) > MUCH_WORSE * max(whole)
+        return min(latest) > 1 and is_worse and is_steady(whole)
 
-    def _give_way(self, observed: Observed) -> None:
-        """Something was learnt at this load: rest from trials, each time longer."""
-        self._learnt_at = observed.load
+    def _learn(self) -> None:
+        """What was compared holds at this load: rest from trials, each time longer."""
+        self._learnt_at = self._load
         self._rest = self._longest
         self._longest = min(2 * self._longest, LONGEST_REST)
 
@@ -266,8 +221,14 @@ class Controller:
         self._num_failing = self._num_failing + 1 if self._failing == phase else 1
         self._failing = phase
 
-    def _look_at_load(self, load: float) -> None:
+    @property
+    def _load(self) -> float:
+        """Of the latest windows: of a single one it is mostly chance."""
+        return mean([observed.load for observed in list(self._seen)[-LATEST:]])
+
+    def _look_at_load(self) -> None:
         """With another load the last trial proves nothing any more."""
+        load = self._load
         more, less = max(load, self._learnt_at), min(load, self._learnt_at)
         if self._trial is None and self._learnt_at and more > OTHER_LOAD * less:
             self._rest, self._longest, self._learnt_at = 0, FIRST_REST, 0.0
@@ -311,33 +272,3 @@ def _scaled(
     now = curve(latest.share, latest.load)
     then = curve(share_of(shares, phase), latest.load)
     return seen * then / now if now > 0 else seen
-
-
-def share_of(shares: Shares, phase: Phase) -> float:
-    """Of one phase, 0 to 1, scaled so that both are 1 together."""
-    share: int = getattr(shares, phase)
-    return share / (shares.prefill + shares.decode)
-
-
-def as_split(shares: Shares) -> Shares:
-    """The split of the same ratio, in whole steps."""
-    prefill = round(100 * share_of(shares, "prefill") / STEP) * STEP
-    prefill = min(max(prefill, LEAST), 100 - LEAST)
-    return Shares(prefill=prefill, decode=100 - prefill)
-
-
-def _raised(split: Shares, phase: Phase, percent: int) -> Shares | None:
-    """So much more for one phase; None if too little were left for the other."""
-    sign = 1 if phase == "prefill" else -1
-    prefill = split.prefill + sign * percent
-    if not LEAST <= prefill <= 100 - LEAST:
-        return None
-    return Shares(prefill=prefill, decode=100 - prefill)
-
-
-def nearest_rank(values: Sequence[float], percentile: int) -> float | None:
-    """The least value that is not below `percentile` percent of them; None of none."""
-    if not values:
-        return None
-    rank = math.ceil(len(values) * percentile / 100)
-    return sorted(values)[max(rank, 1) - 1]

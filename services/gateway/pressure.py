@@ -1,41 +1,45 @@
 """How hard a pool is pressed, and under which of two settings less. Pure.
 
-The pressure of a window is its latency over its SLO; 1 is the SLO. While a queue grows or
-shrinks its level tells of the past: then the direction counts.
+The pressure of a window is its latency over its SLO; 1 is the SLO. While a queue grows its
+level tells of the past: what comes after is compared with where it was heading.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-# A change over all windows of a spell that is no noise, of their mean.
-NOTABLE = 0.2
+NOTABLE = 0.2  # of the mean: what grows by less over a spell is steady
+STEADY = 0.5  # of the mean: what varies by less goes on as it is
 BETTER = 0.95  # times the other's: less is no difference
+GAP = 1  # windows between two spells that count for neither
 
 
 def mean(pressures: Sequence[float]) -> float:
     return sum(pressures) / len(pressures)
 
 
-def slope(pressures: Sequence[float]) -> float:
-    """What it grows by from window to window, by least squares."""
-    middle = (len(pressures) - 1) / 2
-    spread = sum((i - middle) ** 2 for i in range(len(pressures)))
-    rising = sum((i - middle) * p for i, p in enumerate(pressures))
-    return rising / spread if spread else 0.0
-
-
 def direction(pressures: Sequence[float]) -> int:
-    """1 while it grows, -1 while it shrinks, 0 while it does neither notably."""
-    change = slope(pressures) * (len(pressures) - 1)
-    if abs(change) <= NOTABLE * mean(pressures):
+    """1 if each is more than the one before, -1 if each is less; 0 if they are steady."""
+    if abs(pressures[-1] - pressures[0]) <= NOTABLE * mean(pressures):
         return 0
-    return 1 if change > 0 else -1
+    steps = {later > earlier for earlier, later in pairwise(pressures)}
+    if len(steps) > 1:
+        return 0
+    return 1 if steps == {True} else -1
 
 
-def is_better(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the first of two spells was clearly the better one."""
-    directions = direction(one), direction(other)
-    if directions[0] != directions[1]:
-        return directions[0] < directions[1]
-    if directions[0]:
-        return slope(one) < slope(other)
-    return mean(one) < BETTER * mean(other)
+def is_steady(pressures: Sequence[float]) -> bool:
+    """Whether it neither jumps nor grows."""
+    return max(pressures) - min(pressures) <= STEADY * mean(pressures)
+
+
+def forecast(pressures: Sequence[float], count: int) -> float:
+    """The mean of so many windows to come, if all goes on as it did."""
+    if direction(pressures) <= 0:
+        return mean(pressures)
+    step = (pressures[-1] - pressures[0]) / (len(pressures) - 1)
+    return pressures[-1] + step * (GAP + (count + 1) / 2)
+
+
+def is_better(later: Sequence[float], earlier: Sequence[float]) -> bool:
+    """Whether a spell was clearly better than going on with the one before it."""
+    return mean(later) < BETTER * forecast(earlier, len(later))

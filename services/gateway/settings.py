@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.controller import Goals
+from gateway.windows import Goals
 from mesh.settings import ServiceSettings
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"

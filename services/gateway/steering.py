@@ -17,10 +17,11 @@ import structlog
 from redis.asyncio import Redis
 
 from gateway.admin import publish_shares
-from gateway.controller import Controller, Goals, Verdict, Window
+from gateway.controller import Controller, Verdict
 from gateway.errors import Unavailable
 from gateway.latencies import Meter
 from gateway.pool import PoolView
+from gateway.windows import Goals, Window
 from mesh import metrics
 from mesh.connect import FAILED
 from mesh.leader import Leadership

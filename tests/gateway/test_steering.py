@@ -9,10 +9,10 @@ from fake_pool import POOL, FakePool
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from gateway.controller import Goals
 from gateway.latencies import Meter
 from gateway.pools import Pools
 from gateway.steering import Steered, Steering
+from gateway.windows import Goals
 from mesh.leader import Leadership
 from mesh.streams import newest, send
 from protocol import keys

@@ -1,0 +1,29 @@
+"""The shares that the controller chooses among: 100 together in whole steps, or (100, 100)."""
+
+from protocol.messages import Phase, Shares
+
+WHOLE = Shares(prefill=100, decode=100)  # both may have everything, and compete
+STEP = 10  # percent
+LEAST = 20  # percent, of either phase
+
+
+def share_of(shares: Shares, phase: Phase) -> float:
+    """Of one phase, 0 to 1, scaled so that both are 1 together."""
+    share: int = getattr(shares, phase)
+    return share / (shares.prefill + shares.decode)
+
+
+def as_split(shares: Shares) -> Shares:
+    """The split of the same ratio, in whole steps."""
+    prefill = round(100 * share_of(shares, "prefill") / STEP) * STEP
+    prefill = min(max(prefill, LEAST), 100 - LEAST)
+    return Shares(prefill=prefill, decode=100 - prefill)
+
+
+def raised(split: Shares, phase: Phase, percent: int) -> Shares | None:
+    """So much more for one phase; None if too little were left for the other."""
+    sign = 1 if phase == "prefill" else -1
+    prefill = split.prefill + sign * percent
+    if not LEAST <= prefill <= 100 - LEAST:
+        return None
+    return Shares(prefill=prefill, decode=100 - prefill)

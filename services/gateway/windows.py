@@ -1,0 +1,57 @@
+"""What clients saw of a pool in a while, beside what they shall see. Only data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.messages import Shares
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The SLOs; infinite where there is none."""
+
+    ttft_seconds: float = math.inf
+    tpot_seconds: float = math.inf
+    percentile: int = 90  # at which both are meant
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen since the last decision."""
+
+    shares: Shares  # that were in force
+    ttfts: Sequence[float]  # seconds; of requests that still wait, how long by now
+    tpots: Sequence[float]  # seconds, of each stream
+    load: float  # prompt tokens per second
+
+    def at(self, percentile: int) -> "Observed":
+        return Observed(
+            self.shares,
+            nearest_rank(self.ttfts, percentile),
+            nearest_rank(self.tpots, percentile),
+            self.load,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A window at the SLO's percentile."""
+
+    shares: Shares
+    ttft: float | None
+    tpot: float | None
+    load: float
+
+    def pressure(self, goals: Goals) -> float:
+        """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""
+        ttft = (self.ttft or 0.0) / goals.ttft_seconds
+        return max(ttft, (self.tpot or 0.0) / goals.tpot_seconds)
+
+
+def nearest_rank(values: Sequence[float], percentile: int) -> float | None:
+    """The least value that is not below `percentile` percent of them; None of none."""
+    if not values:
+        return None
+    rank = math.ceil(len(values) * percentile / 100)
+    return sorted(values)[max(rank, 1) - 1]
