@@ -1,6 +1,6 @@
 """How many of its cores a process computes on. What they compute is not known here.
 
-A share need not be a whole number of cores: 60 % of two are one thread in four steps of
+A share need not be a whole number of cores: 60 % of two are one thread in four turns of
 five, and two threads in the fifth. The kernel's scheduler does the rest: while the shares
 of all are no more than the cores, each thread finds a core of its own; beyond that they
 compete. It needs no privilege, and any number of threads may follow any other; weights
@@ -13,6 +13,7 @@ import numba
 import torch
 
 CORE = 100  # what one core is, in percent
+TURN = 4  # steps: another number of threads costs a fifth of a millisecond
 
 
 class Threads:
@@ -24,7 +25,8 @@ class Threads:
         most: int = numba.config.NUMBA_NUM_THREADS
         self.limit = min(limit or self._cores, most)
         self._wanted = self.limit * CORE  # on average
-        self._owed = 0  # by the steps so far
+        self._owed = 0  # by the turns so far
+        self._num_left = 0  # steps of the present turn
         self.count = self.limit  # in the step that is computed
 
     @property
@@ -34,11 +36,16 @@ class Threads:
     def share(self, percent: int, num_peers: int) -> None:
         """Together with so many processes take that much of the cores; at least one."""
         wanted = self._cores * percent // num_peers
-        self._wanted = max(CORE, min(self.limit * CORE, wanted))
+        wanted = max(CORE, min(self.limit * CORE, wanted))
+        if wanted != self._wanted:
+            self._wanted, self._num_left = wanted, 0
 
     def apply(self) -> None:
         """For the step that the calling thread computes next."""
-        self.count, self._owed = divmod(self._owed + self._wanted, CORE)
+        if not self._num_left:
+            self.count, self._owed = divmod(self._owed + self._wanted, CORE)
+            self._num_left = TURN
+        self._num_left -= 1
         numba.set_num_threads(self.count)  # numba keeps it for each thread apart
         if torch.get_num_threads() != self.count:
             torch.set_num_threads(self.count)

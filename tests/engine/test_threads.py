@@ -8,7 +8,7 @@ import numba
 import pytest
 import torch
 
-from engine.threads import Threads
+from engine.threads import TURN, Threads
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -50,24 +50,23 @@ def test_who_computes_beside_others_has_a_fair_part(num_peers: int) -> None:
     threads = Threads(0)
 
     threads.share(100, num_peers)
-    counts = counts_of(threads, num_steps=20)
+    counts = counts_of(threads, 100 * TURN)
 
-    fair = max(20, 20 * CORES * 100 // num_peers // 100)
-    assert 0 <= fair - sum(counts) <= 1
+    assert sum(counts) == TURN * max(100, CORES * 100 // num_peers)
 
 
 @pytest.mark.parametrize("percent", [1, 50, 60, 85, 100])
 def test_a_share_finer_than_a_core_is_kept_by_turns(percent: int) -> None:
     """
-    60 % of two cores are one thread in four steps of five, and two in the fifth; of a
+    60 % of two cores are one thread in four turns of five, and two in the fifth; of a
     whole number of cores each step has that many.
     """
     threads = Threads(0)
 
     threads.share(percent, 1)
-    counts = counts_of(threads, 100)
+    counts = counts_of(threads, 100 * TURN)
 
-    assert sum(counts) == max(100, CORES * percent)
+    assert sum(counts) == TURN * max(100, CORES * percent)
     assert max(counts) - min(counts) <= 1
 
 

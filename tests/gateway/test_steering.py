@@ -1,7 +1,7 @@
 """Gateways measure, one of them decides, the pool is told: on a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
@@ -16,8 +16,16 @@ from gateway.windows import Goals
 from mesh.leader import Leadership
 from mesh.streams import newest, send
 from protocol import keys
-from protocol.messages import Decision, Latencies, Shares, decode_decision
+from protocol.messages import (
+    Decision,
+    Latencies,
+    Shares,
+    decode_decision,
+    decode_latencies,
+)
 from protocol.wire import encode
+
+Serve = Callable[..., Awaitable[aiohttp.ClientSession]]
 
 WINDOW_SECONDS = 0.05
 SLOW = Latencies(ttfts=(0.9,) * 9, tpots=(0.01,) * 9, num_prompt_tokens=100)
@@ -112,6 +120,33 @@ async def test_without_a_pool_nothing_is_decided(redis: Redis) -> None:
 
     assert await decisions(redis) == []
     assert await redis.get(keys.steering(POOL)) is None
+
+
+async def test_a_gateway_with_an_slo_measures_what_its_clients_see(
+    serve: Serve, redis: Redis, pool: FakePool
+) -> None:
+    """
+    TTFT of each answer, TPOT of those with several tokens, and what was asked of prefill.
+    """
+    client = await serve(slo_ttft_seconds=5.0, control_window_seconds=WINDOW_SECONDS)
+
+    for max_tokens in (1, 5):
+        call = {"prompt": [5, 6, 7], "max_tokens": max_tokens}
+        async with client.post("/v1/completions", json=call) as answer:
+            assert answer.status == 200
+
+    reports = await wait_until(lambda: reported(redis, 2))
+    assert sum(report.num_prompt_tokens for report in reports) == 6
+    assert all(0 < ttft < 5 for report in reports for ttft in report.ttfts)
+    assert sum(len(report.tpots) for report in reports) <= 1
+
+
+async def reported(redis: Redis, num_ttfts: int) -> list[Latencies]:
+    """Once so many first tokens are in them."""
+    entries = await newest(redis, keys.latencies(POOL), 100)
+    reports = [decode_latencies(entry.fields[b"body"]) for entry in entries]
+    counted = sum(len(report.ttfts) for report in reports)
+    return reports if counted == num_ttfts else []
 
 
 async def test_any_gateway_shows_the_decisions(
