@@ -41,9 +41,9 @@ class Chip:
         total = sum(self.shares)
         if total <= 100:
             return [Share(share / 100, is_alone=False) for share in self.shares]
-        demands = [worker.demand for worker in busy]
-        left = [max(0.0, 1 - other) for other in reversed(demands)]
+        caps = [share / 100 for share in self.shares]
+        kept = [w.demand(cap) for w, cap in zip(busy, caps, strict=True)]
         return [
-            Share(min(share / 100, max(share / total, rest)), is_alone=False)
-            for share, rest in zip(self.shares, left, strict=True)
+            Share(min(cap, max(100 * cap / total, 1 - other)), is_alone=False)
+            for cap, other in zip(caps, reversed(kept), strict=True)
         ]

@@ -103,20 +103,24 @@ class Costs:
     def pace(self, work: Work, share: Share = ALONE) -> Pace:
         """Of this step and the same again: decoding sequences are a token longer."""
         device = self.device
-        crowd = 1.0 if share.is_alone else 1 + device.contention
-        arithmetic = crowd * slowdown(device.compute_elasticity, share.part)
-        reading = crowd * slowdown(device.memory_elasticity, share.part)
         fixed, compute, memory = self.parts(work)
+        arithmetic = slowdown(device.compute_elasticity, share.part)
+        reading = slowdown(device.memory_elasticity, share.part)
+        if not share.is_alone:
+            reading *= 1 + device.contention
         num_growing = work.num_sequences if work.num_read else 0
         return Pace(
             fixed + arithmetic * compute + reading * memory,
             reading * num_growing * self._token_seconds,
         )
 
-    def demand(self, work: Work) -> float:
-        """How much of the device's SMs the work keeps busy when it is alone (0 to 1)."""
+    def demand(self, work: Work, cap: float) -> float:
+        """What part of the device's time and SMs the work keeps from another one, if it
+        may have no more of the SMs than the cap.
+        """
         fixed, compute, memory = self.parts(work)
-        return (compute + KEPT_BY_READING * memory) / (fixed + compute + memory)
+        reading = min(cap, KEPT_BY_READING)
+        return (cap * compute + reading * memory) / (fixed + compute + memory)
 
     @property
     def _byte_seconds(self) -> float:

@@ -70,10 +70,9 @@ class Worker:
     def ends(self) -> float:
         return self._span.ends if self._span else float("inf")
 
-    @property
-    def demand(self) -> float:
-        """How much of a chip it would keep busy (0 to 1)."""
-        return self._costs.demand(self._work)
+    def demand(self, cap: float) -> float:
+        """What part of a chip it keeps from another one, if it may have no more."""
+        return self._costs.demand(self._work, cap)
 
     @property
     def num_open(self) -> int:

@@ -1,0 +1,255 @@
+"""The simulator beside the real mesh on this machine: calibrated on some loads, and
+compared on others that it has not seen.
+
+    make bench-calibrate ARGS="--shape llama-120m --paradigm semi"
+
+Writes the calibrated device for `tandem simulate --device FILE`.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.client import Client, connected
+from bench.load import closed_loop, open_loop
+from bench.simulation.calibration import Load, Means, error, fitted, on, predicted
+from bench.simulation.control import Shares
+from bench.simulation.costs import Costs
+from bench.simulation.design import Design
+from bench.simulation.devices import Device
+from bench.simulation.loads import Lengths
+from bench.simulation.shapes import shape_of
+from bench.workload import FIRST_TOKEN, Planned, poisson
+from models import SHAPES, make
+
+DEMO = Path(__file__).parent.parent / "models" / "demo"
+VOCABULARY = 1000
+NUM_BLOCKS, BLOCK_SIZE = 4096, 16
+ANSWER_SECONDS = 120.0
+STOP_SECONDS = 30
+
+# Of this machine a guess, where the fit begins. What is fitted is what is achieved.
+GUESS = Device(
+    name="cpu",
+    peak_flops=1e12,
+    peak_bytes=20e9,
+    memory_bytes=1e12,
+    compute_efficiency=1.0,
+    memory_efficiency=1.0,
+    compute_elasticity=0.5,
+    memory_elasticity=0.5,
+    contention=0.0,  # the elasticities have it
+    step_seconds=0.001,
+    sequence_seconds=0.0002,
+    handoff_seconds=0.003,
+    request_seconds=0.004,
+)
+FITTED = (
+    "peak_flops",
+    "peak_bytes",
+    "step_seconds",
+    "sequence_seconds",
+    "request_seconds",
+    "handoff_seconds",
+    "compute_elasticity",
+    "memory_elasticity",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A load, and what the real mesh made of it."""
+
+    load: Load
+    means: Means
+
+
+def calibrating(scale: float) -> list[Load]:
+    """Each shows something else: prompts alone, streams alone, both together."""
+    loads = [
+        Load(f"prompts of {n}", Lengths(n, 1).planned(6, n), num_clients=1)
+        for n in (64, 256, 768)
+    ]
+    loads += [
+        Load(f"{n} streams", Lengths(64, 64).planned(max(6, 2 * n), n), num_clients=n)
+        for n in (1, 4, 16)
+    ]
+    loads += [
+        Load("8 at once", Lengths(384, 48).planned(24, 8), num_clients=8),
+        _arriving("mixed arrivals", Lengths(384, 48, 0.5), 2.5 * scale, 24),
+    ]
+    return loads
+
+
+def checking(scale: float) -> list[Load]:
+    return [
+        _arriving("even", Lengths(256, 64, 0.5), 2.5 * scale, 24),
+        _arriving("long prompts", Lengths(768, 16, 0.5), 1.5 * scale, 24),
+        _arriving("long answers", Lengths(64, 128, 0.5), 3 * scale, 24),
+    ]
+
+
+def _arriving(name: str, lengths: Lengths, rate: float, count: int) -> Load:
+    planned = poisson(lengths.planned(count, name), rate, name)
+    title = f"{name}, {lengths.num_input}/{lengths.num_output} at {rate:g}/s"
+    return Load(title, planned)
+
+
+@contextmanager
+def mesh(model: Path, paradigm: str) -> Iterator[str]:
+    """The address of a mesh that runs while inside."""
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
+        command = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
+        command += ["--run-dir", folder, "--port", "0", "--dtype", "bfloat16"]
+        command += ["--kv-blocks", str(NUM_BLOCKS), "--block-size", str(BLOCK_SIZE)]
+        command += ["--paradigm", paradigm]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+            assert up.stdout
+            try:
+                line = up.stdout.readline()
+                if not line.startswith("ready "):
+                    raise SystemExit("the mesh did not start")
+                yield line.split()[1]
+            finally:
+                up.send_signal(signal.SIGTERM)
+                up.communicate(timeout=STOP_SECONDS)
+
+
+async def measured(url: str, loads: Sequence[Load]) -> list[Means]:
+    async with connected(url, "", ANSWER_SECONDS) as client:
+        await _ask(client, Load("warm-up", Lengths(512, 32).planned(12, ""), 4))
+        return [await _ask(client, load) for load in loads]
+
+
+async def _ask(client: Client, load: Load) -> Means:
+    rng = random.Random(f"prompts of {load.name}")
+    planned = [_with_prompt(each, rng) for each in load.planned]
+    if load.num_clients:
+        outcomes = await closed_loop(planned, client.ask, load.num_clients)
+    else:
+        outcomes = await open_loop(planned, client.ask)
+    if failed := [each.error for each in outcomes if not each.is_answered]:
+        raise SystemExit(f"{len(failed)} requests failed: {failed[0]}")
+    return Means.of(outcomes)
+
+
+def _with_prompt(planned: Planned, rng: random.Random) -> Planned:
+    prompt = (rng.randrange(FIRST_TOKEN, VOCABULARY) for _ in planned.prompt)
+    return replace(planned, prompt=tuple(prompt))
+
+
+def design_of(model: str, paradigm: str) -> Design:
+    """As the mesh is; each phase has half of the cores while both compute."""
+    return Design(
+        "fused" if paradigm == "fused" else "semi",
+        Costs(shape_of(model), GUESS),
+        shares=Shares(50, 50),
+        max_tokens=NUM_BLOCKS * BLOCK_SIZE,
+    )
+
+
+def calibrated(design: Design, seen: Sequence[Seen]) -> Device:
+    pairs = [(each.load, each.means) for each in seen]
+    return fitted(GUESS, FITTED, lambda device: error(on(design, device), pairs))
+
+
+def figures(design: Design, seen: Sequence[Seen]) -> list[dict[str, Any]]:
+    rows = []
+    for each in seen:
+        found = predicted(design, each.load)
+        row: dict[str, Any] = {"load": each.load.name}
+        for name, ours, real in zip(
+            ("ttft", "tpot"), found, each.means, strict=True
+        ):
+            if ours is not None and real is not None:
+                row[f"{name}_ms"] = 1000 * real
+                row[f"{name}_ms_predicted"] = 1000 * ours
+                row[f"{name}_error"] = ours / real - 1
+        rows.append(row)
+    return rows
+
+
+def as_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    table = Table("load", title=title, title_justify="left")
+    for name in ("TTFT, ms", "predicted", "error", "TPOT, ms", "predicted", "error"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = []
+        for name in ("ttft", "tpot"):
+            if f"{name}_ms" in row:
+                cells += [f"{row[f'{name}_ms']:.1f}"]
+                cells += [f"{row[f'{name}_ms_predicted']:.1f}"]
+                cells += [f"{100 * row[f'{name}_error']:+.0f} %"]
+            else:
+                cells += ["", "", ""]
+        table.add_row(row["load"], *cells)
+    return table
+
+
+def measure(options: argparse.Namespace, loads: Sequence[Load]) -> list[Means]:
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
+        model = DEMO if options.shape == "demo" else options.model
+        if model is None:
+            model = Path(folder)
+            make(options.shape, model)
+        with mesh(model, options.paradigm) as url:
+            return asyncio.run(measured(url, loads))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Calibrate the simulator.")
+    parser.add_argument("--shape", choices=["demo", *SHAPES], default="llama-120m")
+    parser.add_argument("--model", type=Path, help="of that shape, if there is one")
+    parser.add_argument("--paradigm", choices=["semi", "fused"], default="semi")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the rates")
+    parser.add_argument(
+        "--measured", type=Path, help="measure and write it there, no more; or, if it is there, read it"
+    )
+    parser.add_argument("--device", type=Path, help="where to write the device")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    to_fit, to_check = calibrating(options.scale), checking(options.scale)
+    loads = [*to_fit, *to_check]
+    if options.measured and options.measured.exists():
+        means = [Means(*each) for each in json.loads(options.measured.read_text())]
+    else:
+        means = measure(options, loads)
+        if options.measured:
+            options.measured.write_text(json.dumps(means))
+            return
+    seen = [Seen(*each) for each in zip(loads, means, strict=True)]
+    seen_to_fit, seen_to_check = seen[: len(to_fit)], seen[len(to_fit) :]
+    shape = str(DEMO) if options.shape == "demo" else options.shape
+    design = design_of(shape, options.paradigm)
+    device = calibrated(design, seen_to_fit)
+    if options.device:
+        options.device.write_text(device.model_dump_json(indent=2) + "\n")
+    design = on(design, device)
+    result = {
+        "device": device.model_dump(),
+        "calibrated": figures(design, seen_to_fit),
+        "checked": figures(design, seen_to_check),
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    name = f"{options.shape}, {options.paradigm}"
+    Console().print(as_table(result["calibrated"], f"{name}: calibrated on"))
+    Console().print(as_table(result["checked"], f"{name}: compared on"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Finds the figures of a device with which simulated loads take as long as real ones."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+from statistics import fmean
+from typing import NamedTuple
+
+from bench.measures import Outcome
+from bench.simulation.costs import Costs
+from bench.simulation.design import Design
+from bench.simulation.devices import Device
+from bench.simulation.pool import Pool, closed_loop, open_loop
+from bench.workload import Planned
+
+FIRST_STEP = 0.5  # of a figure's logarithm
+LAST_STEP = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Without clients each request comes at its time."""
+
+    name: str
+    planned: Sequence[Planned]
+    num_clients: int = 0
+
+
+class Means(NamedTuple):
+    """In seconds; no TPOT where every answer is one token."""
+
+    ttft: float
+    tpot: float | None
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> "Means":
+        tpots = [each.tpot for each in outcomes if each.tpot is not None]
+        return cls(
+            fmean(each.ttft for each in outcomes), fmean(tpots) if tpots else None
+        )
+
+    def errors(self, measured: "Means") -> list[float]:
+        """Logarithms of predicted by measured: the same for twice and for half."""
+        errors = [log(self.ttft / measured.ttft)]
+        if self.tpot is not None and measured.tpot is not None:
+            errors.append(log(self.tpot / measured.tpot))
+        return errors
+
+
+def predicted(design: Design, load: Load) -> Means:
+    pool = Pool(design)
+    if load.num_clients:
+        return Means.of(closed_loop(pool, load.planned, load.num_clients))
+    return Means.of(open_loop([pool], load.planned))
+
+
+def error(design: Design, seen: Sequence[tuple[Load, Means]]) -> float:
+    """Mean square of all errors."""
+    errors = [
+        each
+        for load, means in seen
+        for each in predicted(design, load).errors(means)
+    ]
+    return fmean(each * each for each in errors)
+
+
+def on(design: Design, device: Device) -> Design:
+    """The same on another device."""
+    return replace(design, costs=Costs(design.costs.shape, device))
+
+
+def fitted(
+    device: Device, names: Sequence[str], error: Callable[[Device], float]
+) -> Device:
+    """With those figures changed, one at a time, until no small change is better.
+
+    They stay positive: steps are factors. Where it begins matters little, but not nothing.
+    """
+    best, least, step = device, error(device), FIRST_STEP
+    while step >= LAST_STEP:
+        before = least
+        for name in names:
+            for factor in (exp(step), exp(-step)):
+                figure = getattr(best, name) * factor
+                candidate = best.model_copy(update={name: figure})
+                if (found := error(candidate)) < least:
+                    best, least = candidate, found
+                    break
+        if least == before:
+            step /= 2
+    return best
