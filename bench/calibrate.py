@@ -171,9 +171,7 @@ def figures(design: Design, seen: Sequence[Seen]) -> list[dict[str, Any]]:
     for each in seen:
         found = predicted(design, each.load)
         row: dict[str, Any] = {"load": each.load.name}
-        for name, ours, real in zip(
-            ("ttft", "tpot"), found, each.means, strict=True
-        ):
+        for name, ours, real in zip(("ttft", "tpot"), found, each.means, strict=True):
             if ours is not None and real is not None:
                 row[f"{name}_ms"] = 1000 * real
                 row[f"{name}_ms_predicted"] = 1000 * ours
@@ -216,7 +214,9 @@ def main() -> None:
     parser.add_argument("--paradigm", choices=["semi", "fused"], default="semi")
     parser.add_argument("--scale", type=float, default=1.0, help="of the rates")
     parser.add_argument(
-        "--measured", type=Path, help="measure and write it there, no more; or, if it is there, read it"
+        "--measured",
+        type=Path,
+        help="measure and write it there, no more; or, if it is there, read it",
     )
     parser.add_argument("--device", type=Path, help="where to write the device")
     parser.add_argument("--json", action="store_true")

@@ -250,6 +250,83 @@ def bench(
     )
 
 
+@app.command()
+def simulate(
+    model: of.SimulatedModel = "llama-3-8b",
+    device: of.SimulatedDevice = "a100-80g",
+    kind: of.Kinds = None,
+    rate: of.ArrivalRate = 0.0,
+    requests: of.NumRequests = 1000,
+    num_input: of.MeanInput = 512,
+    num_output: of.MeanOutput = 128,
+    spread: of.LengthSpread = 0.5,
+    trace: of.Trace = None,
+    speed: of.Speed = 1.0,
+    length_scale: of.LengthScale = 1.0,
+    max_total: of.MaxTotal = 131_072,
+    ttft_slo: of.TTFTLimit = 0.0,
+    tpot_slo: of.TPOTLimit = 0.0,
+    pools: of.Pools = 1,
+    plan: of.PlanRate = 0.0,
+    shares: of.Split = (100, 100),
+    prefill: of.PrefillChips = 1,
+    decode: of.DecodeChips = 1,
+    transfer: of.Transfer = 25.0,
+    max_num_batched_tokens: of.PromptTokens = 2048,
+    max_num_seqs: of.MaxNumSeqs = 512,
+    kv_tokens: of.KVTokens = 0,
+    seed: of.BenchSeed = 0,
+    json: of.AsJson = False,
+) -> None:
+    """Predict TTFT, TPOT and goodput of pools of each kind, on devices you need not have.
+
+    A roofline of each step, and every request on its way; docs/experiments.md says what
+    is measured of it and what is assumed.
+    """
+    from bench.measures import SLO
+    from bench.simulation.command import Question, run
+    from bench.simulation.control import Shares
+    from bench.simulation.costs import Costs
+    from bench.simulation.design import KINDS, Design
+    from bench.simulation.devices import device_of
+    from bench.simulation.loads import Lengths
+    from bench.simulation.shapes import shape_of
+    from bench.simulation.worker import Rules
+    from bench.workload import Scaling
+
+    rules = Rules(max_num_batched_tokens, max_num_seqs)
+    costs = Costs(shape_of(model), device_of(device))
+    run(
+        [
+            Design(
+                each,
+                costs,
+                prefill=rules,
+                decode=rules,
+                shares=Shares(*shares),
+                num_prefill=prefill,
+                num_decode=decode,
+                transfer_bytes=1e9 * transfer,
+                max_tokens=kv_tokens,
+            )
+            for each in KINDS
+            if kind is None or each in kind
+        ],
+        Question(
+            lengths=Lengths(num_input, num_output, spread),
+            num_requests=requests,
+            rate=rate or (0.0 if trace else 1.0),
+            trace=trace,
+            scaling=Scaling(length_scale, speed, max_total),
+            seed=seed,
+            slo=SLO(ttft_slo / 1000 or None, tpot_slo / 1000 or None),
+        ),
+        num_pools=pools,
+        plan_rate=plan,
+        as_json=json,
+    )
+
+
 def main() -> None:
     """Run a command; what a person got wrong is one line and exit code 2."""
     try:

@@ -282,3 +282,87 @@ Plot = Annotated[
     Option(dir_okay=False, help="Picture of the first repeat.", show_default=False),
 ]
 BenchSeed = Annotated[int, Option("--seed", min=0, help="Draws prompts and times.")]
+SimulatedModel = Annotated[
+    str,
+    Option("--model", help="A known shape, like llama-3-8b, or a config.json's place."),
+]
+SimulatedDevice = Annotated[
+    str,
+    Option(
+        "--device",
+        help="a100-40g, a100-80g, h100, h200, or a file of make bench-calibrate.",
+    ),
+]
+
+
+class KindName(StrEnum):
+    semi = "semi"
+    fused = "fused"
+    disaggregated = "disaggregated"
+
+
+Kinds = Annotated[
+    list[KindName] | None,
+    Option("--kind", help="Of the pools; may be repeated.", show_default="all"),
+]
+Pools = Annotated[int, Option(min=1, max=1000, help="That share the load.")]
+PlanRate = Annotated[
+    float,
+    Option(
+        "--plan",
+        min=0,
+        help="How many pools for so many requests per second, under the SLOs?",
+        show_default="no plan",
+    ),
+]
+ArrivalRate = Annotated[
+    float,
+    Option(
+        "--rate",
+        min=0,
+        help="Requests per second: Poisson, or the trace's pattern.",
+        show_default="1, or the trace's own",
+    ),
+]
+MeanInput = Annotated[int, Option("--input", min=1, help="Mean tokens of prompts.")]
+MeanOutput = Annotated[int, Option("--output", min=1, help="Mean tokens of answers.")]
+LengthSpread = Annotated[
+    float,
+    Option(
+        "--spread", min=0, max=3, help="Standard deviation of both lengths by the mean."
+    ),
+]
+Split = Annotated[
+    tuple[int, int],
+    Option(
+        "--shares",
+        min=1,
+        max=100,
+        metavar="X Y",
+        help="Percent for prefill and decode of semi; a plan finds its own.",
+    ),
+]
+PrefillChips = Annotated[
+    int, Option("--prefill", min=1, max=64, help="Prefill chips of disaggregated.")
+]
+DecodeChips = Annotated[
+    int, Option("--decode", min=1, max=64, help="Decode chips of disaggregated.")
+]
+Transfer = Annotated[
+    float,
+    Option(min=1e-3, help="GB/s of KV transfer from each prefill chip."),
+]
+PromptTokens = Annotated[
+    int,
+    Option(
+        "--max-num-batched-tokens", min=1, help="Tokens in a step that has prompts."
+    ),
+]
+KVTokens = Annotated[
+    int,
+    Option(
+        min=0,
+        help="Tokens whose K and V a chip holds.",
+        show_default="what the weights leave",
+    ),
+]

@@ -57,9 +57,7 @@ def predicted(design: Design, load: Load) -> Means:
 def error(design: Design, seen: Sequence[tuple[Load, Means]]) -> float:
     """Mean square of all errors."""
     errors = [
-        each
-        for load, means in seen
-        for each in predicted(design, load).errors(means)
+        each for load, means in seen for each in predicted(design, load).errors(means)
     ]
     return fmean(each * each for each in errors)
 

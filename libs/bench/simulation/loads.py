@@ -1,9 +1,9 @@
 """Requests of which only lengths and times count: their prompts are zeros."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import exp, log, sqrt
+from math import ceil, exp, log, sqrt
 
 from bench.workload import Planned
 
@@ -35,13 +35,17 @@ class Lengths:
         return max(1, round(mean * min(factor, LONGEST)))
 
 
-def at_rate(planned: Iterable[Planned], rate: float) -> list[Planned]:
-    """The same requests in the same pattern, so many per second on average."""
+def at_rate(
+    planned: Iterable[Planned], rate: float, seconds: float = 0.0
+) -> list[Planned]:
+    """The same requests in the same pattern, so many per second on average; again and
+    again until so many seconds are filled.
+    """
     ordered = sorted(planned, key=lambda each: each.at)
-    factor = len(ordered) / (rate * ordered[-1].at)
-    return [replace(each, at=each.at * factor) for each in ordered]
-
-
-def num_tokens(planned: Sequence[Planned]) -> int:
-    """Of all prompts and answers."""
-    return sum(len(each.prompt) + each.max_tokens for each in planned)
+    length = len(ordered) / rate
+    factor = length / ordered[-1].at
+    return [
+        replace(each, at=each.at * factor + number * length)
+        for number in range(max(1, ceil(seconds / length)))
+        for each in ordered
+    ]

@@ -42,9 +42,14 @@ class Pool:
         self._is_watched = False
 
     @property
-    def rooms(self) -> list[Room]:
-        """One for each chip, prefill's first."""
-        return [chip.workers[0].room for chip in self.chips]
+    def rooms(self) -> list[tuple[str, Room]]:
+        """Of each chip, with what it is there for."""
+        rooms = [chip.workers[0].room for chip in self.chips]
+        if self.design.kind != "disaggregated":
+            return [("both", room) for room in rooms]
+        num_prefill = self.design.num_prefill
+        phases = ["prefill"] * num_prefill + ["decode"] * self.design.num_decode
+        return list(zip(phases, rooms, strict=True))
 
     @property
     def next_event(self) -> float:
