@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -56,6 +56,12 @@ bench-engine: install ## What a step of the engine costs, beside the machine's f
 
 bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on this machine.
 	$(BIN)/python bench/compare.py $(ARGS)
+
+bench-calibrate: install ## The simulator beside the real mesh on this machine.
+	$(BIN)/python bench/calibrate.py $(ARGS)
+
+bench-semi-pd: install ## The main figures of semi-PD's paper, simulated.
+	$(BIN)/python bench/semi_pd.py $(ARGS)
 
 install-gpu: install ## What a GPU needs besides: NVIDIA's bindings.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -64,6 +64,15 @@ WRONG = {
     "one share of two": (["shares", "60", "--redis-url", "x"], "say both shares"),
     "a share beyond all": (["shares", "101", "40"], "'[PREFILL DECODE]'"),
     "no mesh to share": (["shares", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
+    "a device nobody knows": (
+        ["simulate", "--device", "abacus"],
+        "abacus: no file, and none of a100-40g",
+    ),
+    "weights without room": (
+        ["simulate", "--model", "llama-3-70b", "--device", "h100"],
+        "h100 has no room beside the weights",
+    ),
+    "a plan without SLOs": (["simulate", "--plan", "50"], "a plan needs --ttft-slo"),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),
     "nobody to examine": (["eval-demo", "--url", "http://127.0.0.1:9"], "no answer"),

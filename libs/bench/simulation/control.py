@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bench.measures import Outcome
+from bench.simulation.sequence import Sequence as Request
 
 
 class Shares(NamedTuple):
@@ -23,13 +24,10 @@ class Window:
 
     seconds: float
     num_arrived: int
-    ttfts: Sequence[float]  # of requests whose first token came
+    num_prompt_tokens: int  # of those
+    ttfts: Sequence[float]  # of requests that still wait, how long by now
     tpots: Sequence[float]  # of requests that ended
     shares: Shares  # in force
-
-    @property
-    def rate(self) -> float:
-        return self.num_arrived / self.seconds
 
 
 class Controller(Protocol):
@@ -40,25 +38,37 @@ class Observations:
     """What happens in a pool, until somebody asks for it as a window."""
 
     def __init__(self) -> None:
+        self._waiting: dict[int, float] = {}  # since when, by the request's number
         self._clear()
 
-    def arrived(self) -> None:
+    def arrived(self, sequence: Request) -> None:
+        self._waiting[sequence.number] = sequence.sent
         self._num_arrived += 1
+        self._num_prompt_tokens += sequence.num_input
 
-    def began(self, ttft: float) -> None:
-        self._ttfts.append(ttft)
+    def began(self, sequence: Request, now: float) -> None:
+        """A token came; the first one counts."""
+        if (sent := self._waiting.pop(sequence.number, None)) is not None:
+            self._ttfts.append(now - sent)
 
     def ended(self, outcome: Outcome) -> None:
         if outcome.tpot is not None:
             self._tpots.append(outcome.tpot)
 
-    def window(self, seconds: float, shares: Shares) -> Window:
+    def window(self, now: float, seconds: float, shares: Shares) -> Window:
         """And the next one begins."""
-        seen = Window(seconds, self._num_arrived, self._ttfts, self._tpots, shares)
+        seen = Window(
+            seconds=seconds,
+            num_arrived=self._num_arrived,
+            num_prompt_tokens=self._num_prompt_tokens,
+            ttfts=[*self._ttfts, *(now - sent for sent in self._waiting.values())],
+            tpots=self._tpots,
+            shares=shares,
+        )
         self._clear()
         return seen
 
     def _clear(self) -> None:
-        self._num_arrived = 0
+        self._num_arrived = self._num_prompt_tokens = 0
         self._ttfts: list[float] = []
         self._tpots: list[float] = []

@@ -66,7 +66,7 @@ class Pool:
             self._timers.at(now, self.on_end)
             return
         self.num_open += 1
-        self._seen.arrived()
+        self._seen.arrived(sequence)
         self._watch(now)
         delay = self.design.costs.device.request_seconds
         self._timers.at(now + delay, lambda at: self._line_up(sequence, at))
@@ -142,8 +142,7 @@ class Pool:
         decode: Callable[[Sequence, float], None],
     ) -> Worker:
         def prefilled(sequence: Sequence, now: float) -> None:
-            if len(sequence.times) == 1:
-                self._seen.began(now - sequence.sent)
+            self._seen.began(sequence, now)
             decode(sequence, now)
 
         exits = Exits(prefilled, self._finished, self._preempted)
@@ -156,6 +155,7 @@ class Pool:
                 worker.call(now)
 
     def _finished(self, sequence: Sequence, now: float) -> None:
+        self._seen.began(sequence, now)  # a single token is also the last
         self.outcomes.append(outcome := sequence.outcome())
         self.num_open -= 1
         self._seen.ended(outcome)
@@ -174,7 +174,7 @@ class Pool:
     def _decide(self, now: float) -> None:
         assert self._controller, "nobody watches"
         (chip,) = self.chips
-        window = self._seen.window(self.design.window_seconds, chip.shares)
+        window = self._seen.window(now, self.design.window_seconds, chip.shares)
         chip.shares = self._controller.decide(window)
         if chip.shares != window.shares:
             self.shares.append((now, chip.shares))
