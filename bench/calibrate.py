@@ -14,18 +14,29 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
 from bench.client import Client, connected
 from bench.load import closed_loop, open_loop
-from bench.simulation.calibration import Load, Means, error, fitted, on, predicted
+from bench.measures import Outcome
+from bench.simulation.calibration import (
+    Load,
+    Times,
+    error,
+    fitted,
+    mean_of,
+    middle_of,
+    on,
+    predicted,
+)
 from bench.simulation.control import Shares
 from bench.simulation.costs import Costs
 from bench.simulation.design import Design
@@ -40,6 +51,7 @@ VOCABULARY = 1000
 NUM_BLOCKS, BLOCK_SIZE = 4096, 16
 ANSWER_SECONDS = 120.0
 STOP_SECONDS = 30
+READ = TypeAdapter(list[list[Outcome]])
 
 # Of this machine a guess, where the fit begins. What is fitted is what is achieved.
 GUESS = Device(
@@ -74,7 +86,7 @@ class Seen:
     """A load, and what the real mesh made of it."""
 
     load: Load
-    means: Means
+    outcomes: Sequence[Outcome]
 
 
 def calibrating(scale: float) -> list[Load]:
@@ -128,13 +140,13 @@ def mesh(model: Path, paradigm: str) -> Iterator[str]:
                 up.communicate(timeout=STOP_SECONDS)
 
 
-async def measured(url: str, loads: Sequence[Load]) -> list[Means]:
+async def measured(url: str, loads: Sequence[Load]) -> list[list[Outcome]]:
     async with connected(url, "", ANSWER_SECONDS) as client:
-        await _ask(client, Load("warm-up", Lengths(512, 32).planned(12, ""), 4))
+        await _ask(client, Load("warm-up", Lengths(512, 64).planned(16, ""), 4))
         return [await _ask(client, load) for load in loads]
 
 
-async def _ask(client: Client, load: Load) -> Means:
+async def _ask(client: Client, load: Load) -> list[Outcome]:
     rng = random.Random(f"prompts of {load.name}")
     planned = [_with_prompt(each, rng) for each in load.planned]
     if load.num_clients:
@@ -143,7 +155,7 @@ async def _ask(client: Client, load: Load) -> Means:
         outcomes = await open_loop(planned, client.ask)
     if failed := [each.error for each in outcomes if not each.is_answered]:
         raise SystemExit(f"{len(failed)} requests failed: {failed[0]}")
-    return Means.of(outcomes)
+    return outcomes
 
 
 def _with_prompt(planned: Planned, rng: random.Random) -> Planned:
@@ -162,16 +174,20 @@ def design_of(model: str, paradigm: str) -> Design:
 
 
 def calibrated(design: Design, seen: Sequence[Seen]) -> Device:
-    pairs = [(each.load, each.means) for each in seen]
+    pairs = [(each.load, middle_of(each.outcomes)) for each in seen]
     return fitted(GUESS, FITTED, lambda device: error(on(design, device), pairs))
 
 
-def figures(design: Design, seen: Sequence[Seen]) -> list[dict[str, Any]]:
+def figures(
+    design: Design,
+    seen: Sequence[Seen],
+    times: Callable[[Sequence[Outcome]], Times],
+) -> list[dict[str, Any]]:
     rows = []
     for each in seen:
-        found = predicted(design, each.load)
+        found, measured = times(predicted(design, each.load)), times(each.outcomes)
         row: dict[str, Any] = {"load": each.load.name}
-        for name, ours, real in zip(("ttft", "tpot"), found, each.means, strict=True):
+        for name, ours, real in zip(("ttft", "tpot"), found, measured, strict=True):
             if ours is not None and real is not None:
                 row[f"{name}_ms"] = 1000 * real
                 row[f"{name}_ms_predicted"] = 1000 * ours
@@ -197,7 +213,7 @@ def as_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def measure(options: argparse.Namespace, loads: Sequence[Load]) -> list[Means]:
+def measure(options: argparse.Namespace, loads: Sequence[Load]) -> list[list[Outcome]]:
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         model = DEMO if options.shape == "demo" else options.model
         if model is None:
@@ -224,13 +240,13 @@ def main() -> None:
     to_fit, to_check = calibrating(options.scale), checking(options.scale)
     loads = [*to_fit, *to_check]
     if options.measured and options.measured.exists():
-        means = [Means(*each) for each in json.loads(options.measured.read_text())]
+        outcomes = READ.validate_json(options.measured.read_bytes())
     else:
-        means = measure(options, loads)
+        outcomes = measure(options, loads)
         if options.measured:
-            options.measured.write_text(json.dumps(means))
+            options.measured.write_bytes(READ.dump_json(outcomes))
             return
-    seen = [Seen(*each) for each in zip(loads, means, strict=True)]
+    seen = [Seen(*each) for each in zip(loads, outcomes, strict=True)]
     seen_to_fit, seen_to_check = seen[: len(to_fit)], seen[len(to_fit) :]
     shape = str(DEMO) if options.shape == "demo" else options.shape
     design = design_of(shape, options.paradigm)
@@ -240,15 +256,15 @@ def main() -> None:
     design = on(design, device)
     result = {
         "device": device.model_dump(),
-        "calibrated": figures(design, seen_to_fit),
-        "checked": figures(design, seen_to_check),
+        "calibrated": figures(design, seen_to_fit, middle_of),
+        "checked": figures(design, seen_to_check, mean_of),
     }
     if options.json:
         print(json.dumps(result, indent=2))
         return
     name = f"{options.shape}, {options.paradigm}"
-    Console().print(as_table(result["calibrated"], f"{name}: calibrated on"))
-    Console().print(as_table(result["checked"], f"{name}: compared on"))
+    Console().print(as_table(result["calibrated"], f"{name}: calibrated on, medians"))
+    Console().print(as_table(result["checked"], f"{name}: compared on, means"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 from bench.measures import Outcome
@@ -26,20 +26,13 @@ class Load:
     num_clients: int = 0
 
 
-class Means(NamedTuple):
-    """In seconds; no TPOT where every answer is one token."""
+class Times(NamedTuple):
+    """Of a load, in seconds; no TPOT where every answer is one token."""
 
     ttft: float
     tpot: float | None
 
-    @classmethod
-    def of(cls, outcomes: Sequence[Outcome]) -> "Means":
-        tpots = [each.tpot for each in outcomes if each.tpot is not None]
-        return cls(
-            fmean(each.ttft for each in outcomes), fmean(tpots) if tpots else None
-        )
-
-    def errors(self, measured: "Means") -> list[float]:
+    def errors(self, measured: "Times") -> list[float]:
         """Logarithms of predicted by measured: the same for twice and for half."""
         errors = [log(self.ttft / measured.ttft)]
         if self.tpot is not None and measured.tpot is not None:
@@ -47,17 +40,37 @@ class Means(NamedTuple):
         return errors
 
 
-def predicted(design: Design, load: Load) -> Means:
+def mean_of(outcomes: Sequence[Outcome]) -> Times:
+    return _times(outcomes, fmean)
+
+
+def middle_of(outcomes: Sequence[Outcome]) -> Times:
+    """Medians: a machine's hiccups are no property of the device."""
+    return _times(outcomes, median)
+
+
+def _times(
+    outcomes: Sequence[Outcome], middle: Callable[[list[float]], float]
+) -> Times:
+    tpots = [each.tpot for each in outcomes if each.tpot is not None]
+    return Times(
+        middle([each.ttft for each in outcomes]), middle(tpots) if tpots else None
+    )
+
+
+def predicted(design: Design, load: Load) -> list[Outcome]:
     pool = Pool(design)
     if load.num_clients:
-        return Means.of(closed_loop(pool, load.planned, load.num_clients))
-    return Means.of(open_loop([pool], load.planned))
+        return closed_loop(pool, load.planned, load.num_clients)
+    return open_loop([pool], load.planned)
 
 
-def error(design: Design, seen: Sequence[tuple[Load, Means]]) -> float:
-    """Mean square of all errors."""
+def error(design: Design, seen: Sequence[tuple[Load, Times]]) -> float:
+    """Mean square of all errors of medians."""
     errors = [
-        each for load, means in seen for each in predicted(design, load).errors(means)
+        each
+        for load, times in seen
+        for each in middle_of(predicted(design, load)).errors(times)
     ]
     return fmean(each * each for each in errors)
 

@@ -51,6 +51,8 @@ class Span:
 
     def _count(self, elapsed: float) -> int:
         """Whole steps of that time: `_until` solved for the count, and rounded down."""
+        if elapsed <= 0:
+            return 0
         first, more = self._pace
         total = elapsed + self._begun * first
         linear = first - more / 2
