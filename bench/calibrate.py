@@ -254,17 +254,15 @@ def main() -> None:
     if options.device:
         options.device.write_text(device.model_dump_json(indent=2) + "\n")
     design = on(design, device)
-    result = {
-        "device": device.model_dump(),
-        "calibrated": figures(design, seen_to_fit, middle_of),
-        "checked": figures(design, seen_to_check, mean_of),
-    }
+    fit = figures(design, seen_to_fit, middle_of)
+    check = figures(design, seen_to_check, mean_of)
     if options.json:
+        result = {"device": device.model_dump(), "calibrated": fit, "compared": check}
         print(json.dumps(result, indent=2))
         return
     name = f"{options.shape}, {options.paradigm}"
-    Console().print(as_table(result["calibrated"], f"{name}: calibrated on, medians"))
-    Console().print(as_table(result["checked"], f"{name}: compared on, means"))
+    Console().print(as_table(fit, f"{name}: calibrated on, medians"))
+    Console().print(as_table(check, f"{name}: compared on, means"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 from simulating import DEVICE, design
 
+from bench.measures import Outcome
 from bench.simulation.calibration import (
     Load,
     Times,
