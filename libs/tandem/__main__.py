@@ -266,7 +266,7 @@ def simulate(
     max_total: of.MaxTotal = 131_072,
     ttft_slo: of.TTFTLimit = 0.0,
     tpot_slo: of.TPOTLimit = 0.0,
-    pools: of.Pools = 1,
+    pools: of.NumPools = 1,
     plan: of.PlanRate = 0.0,
     shares: of.Split = (100, 100),
     prefill: of.PrefillChips = 1,

@@ -305,7 +305,9 @@ Kinds = Annotated[
     list[KindName] | None,
     Option("--kind", help="Of the pools; may be repeated.", show_default="all"),
 ]
-Pools = Annotated[int, Option(min=1, max=1000, help="That share the load.")]
+NumPools = Annotated[
+    int, Option("--pools", min=1, max=1000, help="That share the load.")
+]
 PlanRate = Annotated[
     float,
     Option(
