@@ -8,7 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.emitter import INT, LANES, Emitter
+from engine.emitter import INT, LANES, LEAST, LOG2_E, POWERS, Emitter
 
 Array = Any
 
@@ -23,26 +23,15 @@ def exponential(x: Any) -> Any:
     Taylor polynomial, off by 1.2e-7. NaN stays NaN; below 2^-126 it is zero. `x` must
     be less than 88, where float32 ends.
     """
-    y = x * np.float32(1.4426950408889634)
+    y = x * np.float32(LOG2_E)
     n = np.floor(y + np.float32(0.5))
     f = y - n
-    power = np.float32(1.5403530e-4)
-    power = power * f + np.float32(1.3333558e-3)
-    power = power * f + np.float32(9.6181291e-3)
-    power = power * f + np.float32(5.5504109e-2)
-    power = power * f + np.float32(2.4022651e-1)
-    power = power * f + np.float32(6.9314718e-1)
-    power = power * f + np.float32(1.0)
+    power = np.float32(POWERS[0])
+    for i in range(1, len(POWERS)):
+        power = power * f + np.float32(POWERS[i])
     bits = (np.int32(n) + np.int32(127)) << np.int32(23)
     value = power * np.int32(bits).view(np.float32)
-    return np.float32(0.0) if y < np.float32(-126.0) else value
-
-
-@compiled()
-def exponentials(scores: Array, greatest: float) -> None:
-    """exp(score - greatest) in place; no score is greater than `greatest`."""
-    for j in range(scores.shape[0]):
-        scores[j] = exponential(scores[j] - greatest)
+    return np.float32(0.0) if y < np.float32(LEAST) else value
 
 
 @compiled()

@@ -6,6 +6,7 @@ Memory holds float32, bfloat16 (as uint16 bits) or int8; sums are float32 always
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
@@ -20,6 +21,17 @@ _INT32 = ir.IntType(32)
 _WORDS = ir.VectorType(_INT32, LANES)
 _HALVES = ir.VectorType(ir.IntType(16), PAIRS)
 _BYTES = ir.VectorType(ir.IntType(8), PAIRS)
+# exp(x) = 2^y, and 2^f of a fraction is Horner's scheme over these.
+LOG2_E, LEAST = 1.4426950408889634, -126.0
+POWERS = (
+    1.5403530e-4,
+    1.3333558e-3,
+    9.6181291e-3,
+    5.5504109e-2,
+    2.4022651e-1,
+    6.9314718e-1,
+    1.0,
+)
 _ODD_HALVES = list(range(1, 2 * PAIRS, 2))  # of two vectors in a row
 
 
@@ -67,9 +79,13 @@ class Emitter:
         offset = self._builder.add(first, self._builder.mul(row, stride))
         return self._builder.gep(address, [self._builder.add(offset, column)])
 
+    @property
+    def zeros(self) -> Any:
+        return ir.Constant(VECTOR, None)
+
     def sums(self, count: int) -> list[Any]:
         """Vectors of zeros to add to, which stay in registers."""
-        zeros = ir.Constant(VECTOR, None)
+        zeros = self.zeros
         return [cgutils.alloca_once_value(self._builder, zeros) for _ in range(count)]
 
     def load(self, address: Any, mask: Any) -> Any:
@@ -212,6 +228,36 @@ class Emitter:
         kind = ir.VectorType(_INT32, len(lanes))
         return self._builder.shuffle_vector(a, b, ir.Constant(kind, lanes))
 
+    def exponential(self, x: Any) -> Any:
+        """exp(x), lane by lane as `engine.elementwise.exponential`."""
+        builder = self._builder
+
+        def every(number: float) -> Any:
+            return ir.Constant(VECTOR, [_float32(number)] * LANES)
+
+        y = builder.fmul(x, every(LOG2_E))
+        kind = ir.FunctionType(VECTOR, [VECTOR])
+        floor = self.function(kind, f"llvm.floor.{_name(VECTOR)}")
+        n = builder.call(floor, [builder.fadd(y, every(0.5))])
+        f = builder.fsub(y, n)
+        power = every(POWERS[0])
+        for factor in POWERS[1:]:
+            power = self.multiply_add(power, f, every(factor))
+        exponent = builder.add(
+            builder.fptosi(n, _WORDS), ir.Constant(_WORDS, [127] * LANES)
+        )
+        scale = builder.shl(exponent, ir.Constant(_WORDS, [23] * LANES))
+        value = builder.fmul(power, builder.bitcast(scale, VECTOR))
+        is_tiny = builder.fcmp_ordered("<", y, every(LEAST))
+        return builder.select(is_tiny, self.zeros, value)
+
+    def sum_of(self, vector: Any) -> Any:
+        """Of all lanes, in an order of the vector's own."""
+        kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
+        function = self.function(kind, f"llvm.vector.reduce.fadd.{_name(VECTOR)}")
+        start = ir.Constant(FLOAT, 0.0)
+        return self._builder.call(function, [start, vector], fastmath=("reassoc",))
+
     def greater(self, left: Any, right: Any) -> Any:
         """Lane by lane the greater one; NaN where one is."""
         kind = ir.FunctionType(VECTOR, [VECTOR] * 2)
@@ -250,6 +296,11 @@ class Emitter:
 
     def function(self, kind: Any, name: str) -> Any:
         return cgutils.get_or_insert_function(self._builder.module, kind, name)
+
+
+def _float32(number: float) -> float:
+    """The nearest one, which llvmlite's constants must be."""
+    return float(np.float32(number))
 
 
 def _name(kind: Any) -> str:

@@ -24,7 +24,7 @@ from engine.vectors import (
 )
 
 # Keys scored between two updates of the softmax: few enough that they stay in cache.
-KEYS_AT_ONCE = 128
+KEYS_AT_ONCE = 256
 
 Array = Any  # numba sees numpy arrays; their dtypes are told in the docstrings
 
@@ -83,8 +83,10 @@ def paged_attention(
     of every tile is a task of its own.
     """
     query, key, value = new
-    store_keys(key, layer, step.slot_mapping)
-    store_values(value, layer, step.slot_mapping)
+    for head in prange(key.shape[1]):
+        # By heads: tokens of one pair share its memory.
+        store_keys(key, layer, step.slot_mapping, (head, head + 1))
+        store_values(value, layer, step.slot_mapping, (head, head + 1))
     num_tiles = step.tiles.shape[0]
     for task in prange(num_tiles * key.shape[1]):
         # Head by head, so that threads divide heads first and tiles of one head last.
@@ -102,14 +104,17 @@ def paged_attention(
 
 
 @compiled()
-def store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
-    num_tokens, num_heads, dim = keys.shape
+def store_keys(
+    keys: Array, layer: LayerBlocks, slot_mapping: Array, heads: tuple[int, int]
+) -> None:
+    """Of heads from, to (not included)."""
+    num_tokens, _, dim = keys.shape
     size, packed = layer.block_size, _packed(layer.memory)
     depth = -(-dim // packed)
     for token in range(num_tokens):
         block, slot = divmod(slot_mapping[token], size)
         memory = layer.memory[block]
-        for head in range(num_heads):
+        for head in range(heads[0], heads[1]):
             first = layer.k_offset + (head * depth * size + slot) * packed
             for d in range(dim):
                 at, half = divmod(d, packed)
@@ -119,14 +124,17 @@ def store_keys(keys: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
 
 
 @compiled()
-def store_values(values: Array, layer: LayerBlocks, slot_mapping: Array) -> None:
-    num_tokens, num_heads, dim = values.shape
+def store_values(
+    values: Array, layer: LayerBlocks, slot_mapping: Array, heads: tuple[int, int]
+) -> None:
+    """Of heads from, to (not included)."""
+    num_tokens, _, dim = values.shape
     size, packed = layer.block_size, _packed(layer.memory)
     for token in range(num_tokens):
         block, slot = divmod(slot_mapping[token], size)
         at, half = divmod(slot, packed)
         memory = layer.memory[block]
-        for head in range(num_heads):
+        for head in range(heads[0], heads[1]):
             first = layer.v_offset + (head * size + at * packed) * dim
             for d in range(dim):
                 memory[first + d * packed + half] = values[token, head, d]
@@ -172,7 +180,9 @@ def attend_tile(
         sight = Sight(position - first * size, count, group, rule.window)
         following = table[first + at_once : min(first + 2 * at_once, num_blocks)]
         _score(queries, blocks, head, rule, scores)
-        weigh(scores, weights, sight, len(blocks) * size, running)
+        scaling = np.float32(1.0 if rule.softcap > 0.0 else rule.scaling)
+        keys = len(blocks) * size, scaling
+        weigh(scores, weights, sight, keys, running)
         _add_values(weights, (blocks, following), head, sight, running.answer)
     finish(running, output)
 
@@ -216,7 +226,10 @@ def _head_of(layer: LayerBlocks, kv_head: int, dims: tuple[int, int]) -> Head:
 def _score(
     queries: Array, blocks: Array, head: Head, rule: Rule, scores: Array
 ) -> None:
-    """Every query row with every slot of the blocks, what it may not see included."""
+    """Every query row with every slot of the blocks, what it may not see included.
+
+    Still to be scaled, unless there is a cap, which needs them scaled.
+    """
     size = head.block_size
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     scores[:] = 0.0
@@ -227,14 +240,12 @@ def _score(
         prefetch(head.memory, block + head.first_value, head.num_values)
         out = Part(start_of(scores), i * size, scores.shape[1])
         multiply_add(out, left, keys, (num_rows, depth, size), EVERYTHING)
-    for row in range(num_rows):
-        for j in range(len(blocks) * size):
-            scores[row, j] *= np.float32(rule.scaling)
     if rule.softcap > 0.0:
         cap = np.float32(rule.softcap)
+        factor = np.float32(rule.scaling) / cap
         for row in range(num_rows):
             for j in range(len(blocks) * size):
-                scores[row, j] = cap * np.tanh(scores[row, j] / cap)
+                scores[row, j] = cap * np.tanh(scores[row, j] * factor)
 
 
 @compiled()

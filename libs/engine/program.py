@@ -152,8 +152,9 @@ def _store(n: Array, place: Place, token: int) -> None:
     slots = place.slot_mapping[token : token + 1]
     keys = carray(bits_at(n[0]), (n[2], n[3], n[4]))
     values = carray(bits_at(n[1]), (n[2], n[3], n[5]))
-    store_keys(keys[token : token + 1], layer, slots)
-    store_values(values[token : token + 1], layer, slots)
+    heads = 0, n[3]
+    store_keys(keys[token : token + 1], layer, slots, heads)
+    store_values(values[token : token + 1], layer, slots, heads)
 
 
 @compiled()

@@ -7,10 +7,14 @@ gives are of the dtype of the values that they are for.
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.elementwise import exponentials, narrow
-from engine.vectors import greatest_of, start_of
+from engine.elementwise import exponential, narrow
+from engine.emitter import INT, LANES, VECTOR, Emitter
+from engine.vectors import Part, greatest_of, start_of
 
 Array = Any
 
@@ -41,41 +45,89 @@ def seen_by(sight: Sight, token: int) -> tuple[int, int]:
 
 @compiled()
 def weigh(
-    scores: Array, weights: Array, sight: Sight, num_keys: int, running: Running
+    scores: Array,
+    weights: Array,
+    sight: Sight,
+    keys: tuple[int, float],
+    running: Running,
 ) -> None:
-    """Make scores into weights of the running softmax; zero for what is not seen."""
+    """Make scores into weights of the running softmax; zero for what is not seen.
+
+    Keys are (how many, the factor that their scores still need).
+    """
+    num_keys, scaling = keys
     for row in range(sight.num_tokens * sight.group):
         first, end = seen_by(sight, row // sight.group)
         first, end = min(first, num_keys), min(end, num_keys)
-        scores[row, :first] = 0.0
-        scores[row, end:num_keys] = 0.0
+        start = row * scores.shape[1]
+        before, peak = running.greatest[row], np.float32(-np.inf)
         if first < end:
-            _absorb(scores[row, first:end], running, row)
-        narrow(scores[row, :num_keys], weights[row, :num_keys])
+            peak = greatest_of(start_of(scores), start + first, end - first) * scaling
+        greatest = max(before, peak)
+        if greatest == -np.inf:
+            weights[row, :num_keys] = 0  # exp(-inf + inf) is no weight
+            continue
+        running.greatest[row] = greatest
+        if before != greatest:
+            _shrink(running, row, exponential(before - greatest))
+        packed = 4 // weights.itemsize
+        running.total[row] += _weigh_row(
+            Part(start_of(scores), start, 0),
+            Part(start_of(weights), start // packed, 0),
+            (first, end, num_keys),
+            scaling,
+            greatest,
+        )
+
+
+@intrinsic
+def _weigh_row(
+    typing: Any, scores: Any, weights: Any, keys: Any, scaling: Any, greatest: Any
+) -> Any:
+    """Write exp(score x scaling - greatest) of each key, and give their sum.
+
+    Keys are (from, to, all): those before `from` and from `to` on weigh nothing.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        from_, to = emit.part(0, arguments[0]), emit.part(1, arguments[1])
+        first, end, count = (builder.extract_value(arguments[2], i) for i in range(3))
+        factor = emit.splat(arguments[3], VECTOR)
+        highest = emit.splat(builder.fneg(arguments[4]), VECTOR)
+        (total,) = emit.sums(1)
+        is_pair = signature.args[1].types[0].dtype != types.float32
+        width = INT(2 if is_pair else 1)
+
+        def weigh(at: Any, mask: Any) -> None:
+            score = emit.load(emit.at(from_, INT(0), at), mask)
+            power = emit.exponential(emit.multiply_add(score, factor, highest))
+            seen = builder.and_(
+                emit.mask(builder.sub(end, at)),
+                builder.not_(emit.mask(builder.sub(first, at))),
+            )
+            weight = builder.select(seen, power, emit.zeros)
+            builder.store(builder.fadd(builder.load(total), weight), total)
+            put = emit.store_rounded if is_pair else emit.store
+            put(weight, emit.at(to, INT(0), builder.sdiv(at, width)), mask)
+
+        whole = builder.sub(count, builder.srem(count, INT(LANES)))
+        steps = cgutils.for_range_slice(builder, INT(0), whole, INT(LANES), inc=True)
+        with steps as (at, _):
+            weigh(at, None)
+        rest = builder.sub(count, whole)
+        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
+            weigh(whole, emit.mask(rest))
+        return emit.sum_of(builder.load(total))
+
+    return types.float32(scores, weights, keys, scaling, greatest), generate
 
 
 @compiled()
-def _absorb(scores: Array, running: Running, row: int) -> None:
-    """Take more scores into a query row's softmax, and make them its weights."""
-    before, peak = (
-        running.greatest[row],
-        greatest_of(start_of(scores), 0, scores.shape[0]),
-    )
-    if before == -np.inf and peak == -np.inf:
-        scores[:] = 0.0  # exp(-inf + inf) is no weight
-        return
-    greatest = max(before, peak)
-    running.greatest[row] = greatest
-    exponentials(scores, greatest)
-    if before != greatest:
-        shrink = np.exp(before - greatest)
-        running.total[row] *= shrink
-        for d in range(running.answer.shape[1]):
-            running.answer[row, d] *= shrink
-    total = np.float32(0.0)
-    for j in range(scores.shape[0]):
-        total += scores[j]
-    running.total[row] += total
+def _shrink(running: Running, row: int, factor: float) -> None:
+    running.total[row] *= factor
+    for d in range(running.answer.shape[1]):
+        running.answer[row, d] *= factor
 
 
 @compiled()
