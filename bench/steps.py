@@ -37,6 +37,7 @@ from protocol.sampling import SamplingParams
 BLOCK_SIZE = 16
 DECODE = (1, 2, 4, 8, 16, 32)  # sequences
 PREFILL = (128, 512)  # tokens
+MAX_PRIVATE_BYTES = 1 << 30  # as a worker's
 CONTEXT = 256  # tokens before a decode step
 NUM_BLOCKS = max(DECODE) * (CONTEXT + max(PREFILL)) // BLOCK_SIZE
 PARAMS = SamplingParams(temperature=0.0, max_tokens=1)
@@ -54,7 +55,7 @@ def built(
     geometry = checkpoint.geometry
     blocks = memoryview(bytearray(NUM_BLOCKS * geometry.block_bytes))
     memory = MappedMemory(weights, checkpoint.tensors, blocks, geometry)
-    engine = TransformerEngine.build(path, memory, threads)
+    engine = TransformerEngine.build(path, memory, threads, MAX_PRIVATE_BYTES)
     engine.warm_up()
     return engine, checkpoint
 

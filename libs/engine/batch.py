@@ -31,6 +31,13 @@ class Batch:
     last_rows: Ints  # [num_sampled], the packed index of each sampling chunk's end
 
     @property
+    def sampled_tiles(self) -> Ints:
+        """The tiles in which some row is sampled."""
+        starts, counts = self.tiles[:, 1], self.tiles[:, 2]
+        before = np.searchsorted(self.last_rows, starts)
+        return self.tiles[np.searchsorted(self.last_rows, starts + counts) > before]
+
+    @property
     def tiles_by_cost(self) -> Ints:
         """A late tile reads more keys; a GPU's kernel takes the last ones first."""
         return self.tiles[np.argsort(self.tiles[:, 3], kind="stable")]

@@ -93,8 +93,8 @@ class Checkpoint:
             expect_quantized(served, tensors)
             bind(served, tensors)
         if device == "cpu" and dtype == "bfloat16":
-            speed_up(served)
-            prove_stand_ins(loaded, served, facts, geometry)
+            recorder = speed_up(served)
+            prove_stand_ins(loaded, served, facts, geometry, recorder=recorder)
         specs, weights_bytes = lay_out(tensors)
         return cls(facts, geometry, specs, weights_bytes, tensors, loaded, served)
 

@@ -1,5 +1,7 @@
 """The `cpu` backend: paged attention by the Numba kernel, straight from the blocks."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from engine.attention import ScoreRule, bits
@@ -14,18 +16,28 @@ class CpuAttention:
     """One step's attention on the CPU (see `engine.attention.PagedAttention`)."""
 
     def __init__(
-        self, blocks: KVBlocks, batch: Batch, recorder: Recorder | None = None
+        self,
+        blocks: KVBlocks,
+        batch: Batch,
+        recorder: Recorder | None = None,
+        narrow: Callable[[], None] | None = None,
     ) -> None:
+        """`narrow` is called after the last layer, which attends for wanted rows only."""
         self._blocks = blocks
         self._recorder = recorder
+        self._narrow = narrow
         self._index = StepIndex(batch.slot_mapping, batch.block_tables, batch.tiles)
+        self._wanted = self._index._replace(tiles=batch.sampled_tiles)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        output = query.new_empty((*query.shape[:2], value.shape[-1]))
         blocks = self._blocks
+        is_narrow = self._narrow is not None and layer == len(blocks.k_offsets) - 1
+        output = query.new_empty((*query.shape[:2], value.shape[-1]))
+        if is_narrow:
+            output.zero_()
         paged_attention(
             (bits(query), bits(key), bits(value)),
             bits(output),
@@ -35,11 +47,13 @@ class CpuAttention:
                 blocks.k_offsets[layer],
                 blocks.v_offsets[layer],
             ),
-            self._index,
+            self._wanted if is_narrow else self._index,
             Rule(rule.scaling, rule.window, rule.softcap),
         )
         if self._recorder is not None:
             self._note(self._recorder, layer, (query, key, value, output), rule)
+        if self._narrow is not None and is_narrow:
+            self._narrow()
         return output
 
     def _note(

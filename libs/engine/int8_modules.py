@@ -6,7 +6,7 @@ What takes the place of what is decided in `engine.modules`.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear as linear_of_many
 
 from engine.int8 import INT8_TILE
@@ -14,21 +14,22 @@ from engine.matmul import num_tiles
 from engine.program import Kind
 from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
+from engine.token_wise import TokenWise
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(TokenWise):
     """`QuantizedLinear`; for few rows each weight is read once."""
 
     def __init__(self, of: QuantizedLinear, few_rows: int, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder, self._few_rows = recorder, few_rows
+        super().__init__(recorder)
+        self._few_rows = few_rows
         self.weight, self.weight_scale, self.bias = of.weight, of.weight_scale, of.bias
         self._outputs, self._inputs = of.weight.shape
         self._offsets = of.bias
         if of.bias is None:
             self._offsets = torch.zeros(self._outputs, dtype=torch.bfloat16)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         num_rows = x.numel() // self._inputs
         if num_rows > self._few_rows:
@@ -43,17 +44,17 @@ class Int8Linear(nn.Module):
         return y
 
 
-class Int8GatedMLP(nn.Module):
+class Int8GatedMLP(TokenWise):
     """`engine.modules.GatedMLP` over int8 weights."""
 
     def __init__(self, of: Any, curve: int, few_rows: int, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder, self._few_rows = recorder, few_rows
+        super().__init__(recorder)
+        self._few_rows = few_rows
         self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
         self.down_proj = of.down_proj
         self._curve = curve
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same."""
         gate, up = self.gate_proj, self.up_proj
         outputs, inputs = gate.weight.shape

@@ -5,6 +5,7 @@ that it equals, as a trial with random inputs shows; everything else stays as it
 bfloat16 only: in float32 a model is transformers' own to the last operation.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,29 +21,33 @@ from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
+from engine.token_wise import TokenWise
 
 # Up to so many rows a product waits for weights to come from memory; with more of them
 # it is arithmetic that counts, and a library that lays the weights out for it.
 FEW_ROWS = 32
 
 
-class Linear(nn.Module):
+class Linear(TokenWise):
     """`nn.Linear`; for few rows each weight is read once."""
 
     def __init__(self, of: nn.Linear, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
+        super().__init__(recorder)
         self.weight, self.bias = of.weight, of.bias
         self._outputs, self._inputs = of.weight.shape
         self._offsets = of.bias
         if of.bias is None:
             self._offsets = of.weight.new_zeros(self._outputs)  # no weight of the model
+        # Of many rows; over a copy in another layout, where there is one.
+        self.many: Callable[[Tensor], Tensor] = partial(
+            linear_of_many, weight=of.weight, bias=of.bias
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         num_rows = x.numel() // self._inputs
         if num_rows > FEW_ROWS:
-            return linear_of_many(x, self.weight, self.bias)
+            return self.many(x)
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self._outputs))
         weights = self.weight.data_ptr(), self._offsets.data_ptr()
@@ -53,18 +58,17 @@ class Linear(nn.Module):
         return y
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(TokenWise):
     """Root mean square normalisation in one pass."""
 
     def __init__(
         self, weight: nn.Parameter, epsilon: float, offset: float, recorder: Recorder
     ) -> None:
-        super().__init__()
-        self._recorder = recorder
+        super().__init__(recorder)
         self.weight = weight
         self._epsilon, self._offset = epsilon, offset
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """[..., dim] to the same."""
         x = x.contiguous()
         y = torch.empty_like(x)
@@ -77,17 +81,16 @@ class RMSNorm(nn.Module):
         return y
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(TokenWise):
     """down(activation(gate(x)) * up(x)), gate and up side by side."""
 
     def __init__(self, of: Any, curve: int, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
+        super().__init__(recorder)
         self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
         self.down_proj = of.down_proj
         self._curve = curve
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same."""
         gate, up = self.gate_proj.weight, self.up_proj.weight
         outputs, inputs = gate.shape
@@ -101,7 +104,7 @@ class GatedMLP(nn.Module):
             tasks = num_tiles(outputs)
             self._recorder.do(Kind.GATED_LINEAR, tasks, numbers, (x,), (y,))
         else:
-            gates, ups = linear_of_many(x, gate), linear_of_many(x, up)
+            gates, ups = self.gate_proj(x), self.up_proj(x)
             addresses = gates.data_ptr(), ups.data_ptr(), y.data_ptr()
             sizes_of_many = num_rows, outputs, self._curve
             reads = gates, ups

@@ -21,6 +21,8 @@ from engine.cpu import CpuAttention
 from engine.errors import UnsupportedModel
 from engine.forward import Forward
 from engine.interface import Chunk
+from engine.recorder import Recorder
+from engine.sampled import sampled_logits
 from engine.skeleton import state
 from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
 from protocol.sampling import SamplingParams
@@ -117,11 +119,14 @@ def prove_stand_ins(
     facts: ModelFacts,
     geometry: KVGeometry,
     backend: Backend = CPU,
+    recorder: Recorder | None = None,
 ) -> None:
     """The same of a proved model in which modules were replaced since.
 
     They round elsewhere, and rounding may choose other experts for some tokens: it is a
-    middling row that counts. Raises UnsupportedModel with the reason.
+    middling row that counts. On the CPU the stand-ins' `recorder` leaves out rows that are
+    not sampled; the sampled ones must answer the same. Raises UnsupportedModel with the
+    reason.
     """
     sequences = _prompts(facts)
     expected = _whole(loaded, sequences, backend.device)
@@ -132,6 +137,14 @@ def prove_stand_ins(
         raise UnsupportedModel(
             f"with faster modules its logits differ by {float(rows.median()):.2g}"
         )
+    if recorder is not None:
+        ends = np.cumsum([len(sequence) for sequence in sequences]) - 1
+        sampled = _sampled(served, sequences, geometry, recorder)
+        errors = (sampled - expected[ends]).norm(dim=-1) / norms[ends]
+        if not errors.min() <= TOLERANCE[geometry.dtype]:
+            raise UnsupportedModel(
+                f"sampled rows alone differ by {float(errors.min()):.2g}"
+            )
 
 
 def own_logits(loaded: Any, facts: ModelFacts) -> Tensor:
@@ -228,3 +241,21 @@ def _paged(
         steps.append(forward(batch, attention_of(batch), everything))
         rows.append(batch.positions + np.repeat([0, lengths[0]], piece))
     return torch.cat(steps)[np.argsort(np.concatenate(rows))].float()
+
+
+def _sampled(
+    served: Any,
+    sequences: Sequence[list[int]],
+    geometry: KVGeometry,
+    recorder: Recorder,
+) -> Tensor:
+    """The last row of each, computed without what only other rows need."""
+    chunks, first = [], 0
+    for sequence in sequences:
+        end = first + geometry.num_blocks(len(sequence))
+        table = list(range(first, end))
+        chunks.append(Chunk(sequence, 0, table, _NO_SAMPLING, 0))
+        first = end
+    batch = pack(chunks, geometry.block_size)
+    blocks = KVBlocks.scratch(first, geometry)
+    return sampled_logits(Forward(served), recorder, batch, blocks).float()

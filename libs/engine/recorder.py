@@ -1,6 +1,6 @@
 """What a step computes, operation by operation, written down while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,7 @@ class Recorder:
     def __init__(self) -> None:
         self._operations: list[Operation] | None = None
         self._program = program_of(1)
+        self._wanted: tuple[int, Tensor] | None = None
 
     @contextmanager
     def recording(self) -> Iterator[list[Operation]]:
@@ -80,6 +81,29 @@ class Recorder:
                 yield operations
         finally:
             self._operations = None
+
+    @contextmanager
+    def narrowing(self, num_tokens: int, rows: Tensor) -> Iterator[Callable[[], None]]:
+        """A pass of so many tokens, of which the logits of some rows are wanted.
+
+        From the call of what this gives to the end of the block only these rows are:
+        after the last attention no token hears of another.
+        """
+
+        def narrow() -> None:
+            self._wanted = num_tokens, rows
+
+        try:
+            yield narrow
+        finally:
+            self._wanted = None
+
+    def wanted(self, x: Tensor) -> Tensor | None:
+        """The rows that are, if x is the whole pass, [1, num_tokens, dim]; None: all."""
+        if self._wanted is None or x.dim() != 3:
+            return None
+        num_tokens, rows = self._wanted
+        return rows if x.shape[:2] == (1, num_tokens) else None
 
     def do(
         self,

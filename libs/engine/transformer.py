@@ -13,9 +13,12 @@ from engine.cpu import CpuAttention
 from engine.drawing import draw
 from engine.forward import Forward
 from engine.interface import Chunk, Drawn
+from engine.laid_out import lay_out
 from engine.memory import MappedMemory, place
 from engine.modules import speed_up
 from engine.quantization import expect_quantized
+from engine.recorder import Recorder
+from engine.sampled import sampled_logits
 from engine.skeleton import bind, skeleton, views
 from engine.tape import Tapes
 from engine.threads import Threads
@@ -29,24 +32,28 @@ class TransformerEngine:
     def __init__(
         self,
         forward: Forward,
+        recorder: Recorder,
         tapes: Tapes,
         blocks: KVBlocks,
         geometry: KVGeometry,
         threads: Threads,
     ) -> None:
         self._forward = forward
+        self._recorder = recorder
         self._tapes = tapes if geometry.dtype == "bfloat16" else None
         self._blocks = blocks
         self._geometry = geometry
         self._threads = threads
+        self.private_bytes = 0  # of weights, in another layout
 
     @classmethod
     def build(
-        cls, path: Path, memory: MappedMemory, threads: int
+        cls, path: Path, memory: MappedMemory, threads: int, max_private_bytes: int = 0
     ) -> "TransformerEngine":
         """Build the model of `path` over weights already loaded and blocks in use.
 
-        A step computes on at most `threads` cores; 0: on all that this process has.
+        A step computes on at most `threads` cores; 0: on all that this process has. For
+        prompts it may keep so many bytes of weights in another layout.
         Raises EngineError when model and memory do not fit.
         """
         geometry = memory.geometry
@@ -59,7 +66,9 @@ class TransformerEngine:
         blocks = KVBlocks.over(memory.blocks, geometry)
         forward = Forward(model)
         tapes = Tapes(forward, recorder, geometry)
-        return cls(forward, tapes, blocks, geometry, Threads(threads))
+        engine = cls(forward, recorder, tapes, blocks, geometry, Threads(threads))
+        engine.private_bytes = lay_out(model, max_private_bytes)
+        return engine
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
@@ -115,7 +124,9 @@ class TransformerEngine:
     def _logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
         """Of the rows that are sampled."""
         rows = torch.from_numpy(batch.last_rows)
-        if self._tapes is None or not self._tapes.suits(batch):
+        if self._tapes is None:
             return self._forward(batch, CpuAttention(blocks, batch), rows)
+        if not self._tapes.suits(batch):
+            return sampled_logits(self._forward, self._recorder, batch, blocks)
         logits = self._tapes.logits(batch, blocks, self._threads.count)
         return logits if len(rows) == len(logits) else logits[rows]

@@ -30,6 +30,7 @@ class WorkerSettings(ServiceSettings):
     threads: int = Field(default=0, ge=0, le=1024)  # at most; 0: all its cores
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=512, ge=1)
+    max_private_bytes: int = Field(default=1 << 30, ge=0)  # of weights laid out anew
     load_timeout_seconds: float = Field(default=1800.0, gt=0)
 
     @property

@@ -162,7 +162,12 @@ def _on_cpu(
 
     if not MACHINE_CODE.exists():
         logger.info("kernels.compiling", folder=str(MACHINE_CODE))
-    engine = TransformerEngine.build(Path(settings.model), memory, settings.threads)
+    computes_prompts = settings.phases != "decode" and not settings.require_zero_copy
+    private = settings.max_private_bytes if computes_prompts else 0
+    path, threads = Path(settings.model), settings.threads
+    engine = TransformerEngine.build(path, memory, threads, private)
+    if engine.private_bytes:
+        logger.info("weights.laid_out", num_bytes=engine.private_bytes)
     engine.warm_up()
     return engine, in_force.on_cpu(settings, engine)
 

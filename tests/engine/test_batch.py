@@ -59,3 +59,14 @@ def test_halves_of_the_tiles_cost_about_the_same() -> None:
     costs = batch.tiles[:, 3]
 
     assert abs(costs[:32].sum() - costs[32:].sum()) <= 0.05 * costs.sum()
+
+
+def test_tiles_with_a_sampled_row_are_known() -> None:
+    """
+    Of each chunk that is sampled the tile of its last token, and none of another chunk.
+    """
+    chunks = [chunk(5, 0, [0, 1]), chunk(9, 0, [2, 3, 4], None), chunk(1, 7, [5, 6])]
+
+    batch = pack(chunks, 4, tile_tokens=4)
+
+    assert sorted(batch.sampled_tiles.tolist()) == [[0, 4, 1, 4], [2, 14, 1, 7]]
