@@ -37,6 +37,7 @@ class Fetch(Message):
 
     type: Literal["fetch"] = "fetch"
     request_id: RequestId
+    attempt: int  # with each one the sequence may begin anew, and its generations
     generation: int
     fingerprint: str  # of the model; with the geometry: whether its K/V can be mine
     geometry: KVGeometry
@@ -48,6 +49,7 @@ class Taken(Message):
 
     type: Literal["taken"] = "taken"
     request_id: RequestId
+    attempt: int
     generation: int
 
 

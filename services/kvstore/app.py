@@ -44,6 +44,7 @@ ORDERS_AT_ONCE = 1000
 RETRY_SECONDS = 0.2
 LOOKS_PER_LEASE = 8
 LATE_SECONDS = 5.0  # between looks for what nobody waits for any more
+LOOKS_PER_REMINDER = 6
 
 logger = structlog.get_logger()
 
@@ -96,7 +97,7 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 tasks.create_task(
                     check_always(pool, settings.check_seconds, stopping), name="checks"
                 )
-            tasks.create_task(drop_late(pool, on_change, stopping), name="deadlines")
+            tasks.create_task(look_after(pool, on_change, stopping), name="parked")
             tasks.create_task(
                 heartbeat(
                     redis,
@@ -149,14 +150,19 @@ def transport_of(
     return TcpTransport(local, settings.handoff_pool, address, worker_id), listener
 
 
-async def drop_late(
+async def look_after(
     pool: Pool, on_change: Callable[[], None], stopping: asyncio.Event
 ) -> None:
-    """What waits for a pool that is away waits no longer than its client."""
+    """Nothing that is parked for another pool is forgotten, nor kept for too long."""
+    reminding = 0
     async for _ in every(LATE_SECONDS, stopping):
-        if pool.store is not None:
-            pool.store.drop_late(time.time())
-            on_change()
+        if pool.store is None:
+            continue
+        pool.store.drop_late(time.time())
+        reminding = (reminding + 1) % LOOKS_PER_REMINDER
+        if pool.handoff_pool and not reminding:
+            pool.store.remind()
+        on_change()
 
 
 def segment_maker_of(settings: Settings) -> SegmentMaker:

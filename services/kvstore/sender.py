@@ -66,8 +66,8 @@ class Sender:
             return
         with store.carrying(name):
             match wish:
-                case Taken(request_id=request_id, generation=generation):
-                    store.adopt(request_id, generation, name)
+                case Taken():
+                    store.lend(wish.request_id, wish.attempt, wish.generation, name)
                     await self._forget(line, store, wish, name)
                 case Fetch():
                     await self._send(line, store, wish, name)
@@ -76,7 +76,7 @@ class Sender:
         if reason := self._pool.memory.difference(wish.fingerprint, wish.geometry):
             await line.say(RefusedReply(reason=reason))
             return
-        record = store.adopt(wish.request_id, wish.generation, name)
+        record = store.lend(wish.request_id, wish.attempt, wish.generation, name)
         if not isinstance(record, Record):
             await line.say(Gone())
             return

@@ -23,6 +23,7 @@ from protocol.memory import KVGeometry
 from protocol.messages import PrefillJob, RequestId, TransferJob
 
 MAX_DEATHS = 3  # owners in a row that died without one step: the request is poison
+FOREVER = 1 << 62  # more attempts than anybody makes
 MAX_ENDED = 16_384  # requests remembered after their end, so that none starts again
 DEADLY = f"{MAX_DEATHS} workers in a row died on this request"
 
@@ -59,7 +60,10 @@ class Store:
         self._due: dict[str, list[SequenceRecord]] = {}
         self._carriers: set[str] = set()  # peers that move K/V and compute nothing
         self._disowned: list[RequestId] = []  # since the last step was recorded
-        self._ended: OrderedDict[RequestId, None] = OrderedDict()
+        # Parked at the last reminder, and since then perhaps forgotten by who heard it.
+        self._forgotten: set[tuple[RequestId, int]] = set()
+        # Up to which attempt a request has ended, or moved on.
+        self._ended: OrderedDict[RequestId, int] = OrderedDict()
 
     @property
     def blocks(self) -> BlockPool:
@@ -97,7 +101,7 @@ class Store:
         """Make the record of a new request, or adopt what an announced job names."""
         if known := self._records.get(job.request_id):
             return self._come_back(known, job, worker_id)
-        if job.request_id in self._ended:
+        if self._has_ended(job):
             return Gone()
         return self._enter(self._new_record(job), worker_id)
 
@@ -166,12 +170,15 @@ class Store:
         self._serve_line()
 
     def forget(self, sequences: Iterable[Held], worker_id: str) -> None:
-        """Nobody was there to be told. Unlike what has ended they may come again."""
+        """Nobody was there to be told, or it moved on to another pool.
+
+        Unlike what has ended it may come again, by a later attempt.
+        """
         for record in self._held(sequences, worker_id):
             if record.is_recalled:
                 self._park(record)
             else:
-                self._drop(record)
+                self._end(record, record.request.attempt)
         self._serve_line()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -229,6 +236,15 @@ class Store:
             self._due.pop(name, None)
             self._carriers.remove(name)
 
+    def lend(
+        self, request_id: RequestId, attempt: int, generation: int, carrier: str
+    ) -> Record | Gone:
+        """A parked sequence to be sent, if it is still that version of it."""
+        record = self.parked(request_id)
+        if record is None or record.request.attempt != attempt:
+            return Gone()
+        return self.adopt(request_id, generation, carrier)
+
     def receive(self, job: TransferJob, carrier: str) -> Record | Queued | Gone | None:
         """The right to fetch a sequence from its source.
 
@@ -236,7 +252,7 @@ class Store:
         """
         known = self._records.get(job.sequence.request_id)
         if known is None:
-            if job.sequence.request_id in self._ended:
+            if self._has_ended(job.sequence):
                 return None
             return self._expect(job, carrier)
         if known.transfer is None:
@@ -283,9 +299,10 @@ class Store:
         """Its source has it no more: forget it, unless it was heard of since that job."""
         for record in self._held([held], carrier):
             if record.transfer and _version(record.transfer) > _version(job):
-                self.park([held], carrier)
+                self._park(record)
             else:
-                self.forget([held], carrier)
+                self._drop(record)
+        self._serve_line()
 
     def fail(self, held: Held, reason: str, carrier: str) -> None:
         """It can never be served: its client gets an error."""
@@ -293,6 +310,19 @@ class Store:
             self.failures.append(Failure(record.request, reason))
             self._end(record)
         self._serve_line()
+
+    def remind(self) -> None:
+        """Announce again what was parked at the last reminder already.
+
+        Who heard of it may have died; who knows of it by now pays no attention.
+        """
+        parked = {
+            (record.request_id, record.generation)
+            for record in self._records.values()
+            if record.status is Status.PARKED
+        }
+        self.announcements.extend(id for id, _ in parked & self._forgotten)
+        self._forgotten = parked
 
     def drop_late(self, now: float) -> None:
         """Nobody waits for what is parked, and for a pool that is away, for so long."""
@@ -456,17 +486,15 @@ class Store:
         while self._room.stalled and self._preempt_youngest():
             self._announce(*self._room.serve_line())
 
-    def _end(self, record: SequenceRecord) -> None:
-        """Forget the sequence."""
+    def _end(self, record: SequenceRecord, attempt: int = FOREVER) -> None:
+        """Forget the sequence, but not that it was here."""
+        self._drop(record)
+        self._remember(record.request_id, attempt)
+
+    def _drop(self, record: SequenceRecord) -> None:
         self._disown(record)
         del self._records[record.request_id]
         self._room.free(record)
-        self._remember(record.request_id)
-
-    def _drop(self, record: SequenceRecord) -> None:
-        """Forget the sequence, but not that it may come again."""
-        self._end(record)
-        del self._ended[record.request_id]
 
     def _disown(self, record: SequenceRecord) -> None:
         if record.owner is not None:
@@ -477,8 +505,11 @@ class Store:
                 self.division.rests(record.owner)
             record.owner = None
 
-    def _remember(self, request_id: RequestId) -> None:
-        self._ended[request_id] = None
+    def _has_ended(self, job: PrefillJob) -> bool:
+        return job.attempt <= self._ended.get(job.request_id, -1)
+
+    def _remember(self, request_id: RequestId, attempt: int = FOREVER) -> None:
+        self._ended[request_id] = attempt
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 

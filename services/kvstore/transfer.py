@@ -28,7 +28,7 @@ from mesh import metrics
 from mesh.connect import LOST
 from mesh.registry import living
 from protocol import keys
-from protocol.messages import Source, TransferJob
+from protocol.messages import TransferJob
 from protocol.wire import MalformedMessage
 
 RETRY_SECONDS = 0.5
@@ -52,7 +52,7 @@ class Transfer:
         """Leaves the sequence parked, waiting, or forgotten because its source is gone."""
         match self._store.receive(self._job, self._carrier):
             case None:
-                await self._let_forget(self._job.source)
+                await self._let_forget(self._job)
             case Record() as record:
                 self._job = self._store.expected(record.request_id)
                 await self._fetch(record, redis)
@@ -70,7 +70,7 @@ class Transfer:
         except (Refused, MalformedMessage) as error:
             logger.error("transfer.refused", source=source.store, reason=str(error))
             self._store.fail(held, str(error), self._carrier)
-            await self._let_forget(source)
+            await self._let_forget(self._job)
         except TransferLost as error:
             metrics.FAILED_TRANSFERS.inc()
             logger.warning("transfer.lost", source=source.store, reason=str(error))
@@ -112,6 +112,7 @@ class Transfer:
         assert self._memory.load, "a store without a model"
         return Fetch(
             request_id=record.request_id,
+            attempt=self._job.sequence.attempt,
             generation=self._job.source.generation,
             fingerprint=self._memory.load.facts.fingerprint,
             geometry=self._store.geometry,
@@ -125,19 +126,24 @@ class Transfer:
             record.request_id, record.generation, len(record.token_ids) - 1, ()
         )
         latest = self._store.received(step, self._carrier)
-        await self._say_taken(line, source)
+        await self._say_taken(line, self._job)
         if latest and latest.source != source:
-            await self._let_forget(latest.source)
+            await self._let_forget(latest)
 
-    async def _let_forget(self, source: Source) -> None:
+    async def _let_forget(self, job: TransferJob) -> None:
         """If it is not told now, it announces the sequence again."""
+        source = job.source
         try:
             async with called(source.address) as line:
-                await self._say_taken(line, source)
+                await self._say_taken(line, job)
         except (TransferLost, MalformedMessage) as error:
             logger.warning("transfer.untold", source=source.store, reason=str(error))
 
-    async def _say_taken(self, line: Line, source: Source) -> None:
-        request_id = self._job.sequence.request_id
-        await line.say(Taken(request_id=request_id, generation=source.generation))
+    async def _say_taken(self, line: Line, job: TransferJob) -> None:
+        taken = Taken(
+            request_id=job.sequence.request_id,
+            attempt=job.sequence.attempt,
+            generation=job.source.generation,
+        )
+        await line.say(taken)
         await line.hear(decode_done)

@@ -13,7 +13,7 @@ from kv.transfer import PIECE_BYTES, Line, Taken, called, decode_done, decode_ta
 from protocol.messages import RequestId
 from protocol.wire import MalformedMessage
 
-TAKEN = Taken(request_id=RequestId("r1"), generation=3)
+TAKEN = Taken(request_id=RequestId("r1"), attempt=0, generation=3)
 
 
 @pytest.fixture

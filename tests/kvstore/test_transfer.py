@@ -260,6 +260,7 @@ async def test_a_receiver_that_vanishes(prefill: Prefill) -> None:
 def wish(job: TransferJob) -> Fetch:
     return Fetch(
         request_id=job.sequence.request_id,
+        attempt=job.sequence.attempt,
         generation=job.source.generation,
         fingerprint=FACTS.fingerprint,
         geometry=GEOMETRY,
@@ -341,7 +342,9 @@ async def test_a_gateway_that_moves_meanwhile_is_found(
         await line.hear(decode_answer)
         prefill.store.admit(moved, "b")
         await line.receive(memoryview(bytearray(GEOMETRY.block_bytes * 2)))
-        await line.say(Taken(request_id=R1, generation=job.source.generation))
+        await line.say(
+            Taken(request_id=R1, attempt=0, generation=job.source.generation)
+        )
         await wait_until(lambda: prefill.store.num_parked)
 
     again = prefill.announced()
@@ -455,6 +458,40 @@ def test_nobody_waits_longer_than_its_client(decode: Pool) -> None:
 
     assert is_kept
     assert is_free(store)
+
+
+async def test_what_nobody_fetched_is_announced_again(prefill: Prefill) -> None:
+    """
+    A store that heard of it may have died: a reminder repeats what the last one saw.
+    """
+    job = prefill.park(prefill_job("r1", num_tokens=6))
+
+    prefill.store.remind()
+    is_calm = not prefill.store.announcements
+    prefill.store.remind()
+
+    assert is_calm
+    assert prefill.announced() == job
+
+
+async def test_what_moved_on_does_not_begin_anew(
+    prefill: Prefill, decode: Pool, redis_url: str
+) -> None:
+    """
+    The job of a request that is elsewhere by now is late; only a later attempt starts it
+    again, and nobody takes one for the other.
+    """
+    first = prefill.park(prefill_job("r1", num_tokens=6))
+    await fetch(decode, first, redis_url)
+
+    late = prefill.store.admit(prefill_job("r1", num_tokens=6), "b")
+    again = prefill.park(prefill_job("r1", num_tokens=6).changed(attempt=1))
+
+    assert late == Gone()
+    assert again.source == first.source
+    async with called(first.source.address) as line:
+        await line.say(wish(first))
+        assert await line.hear(decode_answer) == Gone()
 
 
 @pytest.mark.parametrize(
