@@ -19,7 +19,7 @@ from owning import admitted, generated
 from redis.asyncio import Redis
 from waiting import wait_until
 
-from kv.operations import Part, Queued, Record
+from kv.operations import Gone, Part, Queued, Record
 from kv.transfer import Fetch, Line, Sending, Taken, called, decode_answer, decode_wish
 from kvstore.app import check_transfers
 from kvstore.pool import Pool
