@@ -106,17 +106,17 @@ def paged_logits(model: Any, memory: MappedMemory, tokens: Tensor) -> Tensor:
 
 def test_a_split_changes_no_token(device_memory: Callable[..., DeviceMemory]) -> None:
     """
-    On a part of the multiprocessors, and changing between part and whole at every step,
+    On parts of the multiprocessors, and changing between them and the whole at every step,
     the tokens are the same.
     """
     memory = device_memory(MODELS / "stories260K")
     expected = play(engine_over(memory), PROMPTS, 40)
-    lanes = Lanes.open("decode", [50])
+    lanes = Lanes.open("decode", [30, 50, 70])
     engine = engine_over(memory, lanes)
     step, count = engine.step, iter(range(10_000))
 
     def switching(chunks: list[Chunk]) -> object:
-        engine.share((50, 100)[next(count) % 2], 1)
+        engine.share((30, 50, 70, 100)[next(count) % 4], 1)
         return step(chunks)
 
     engine.step = switching  # type: ignore[method-assign]
