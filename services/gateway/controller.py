@@ -17,7 +17,8 @@
   Trials, and splits that lost one, come ever more rarely while the load is the same.
 """
 
-from collections import deque
+import math
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ MUCH_WORSE = 1.5  # times the pressure under (100, 100)
 FIRST_REST = 8  # windows after a trial until the next one
 LONGEST_REST = 64
 LATEST = 4  # windows, whose mean is the present load
-OTHER_LOAD = 1.5  # times as much or as little is another load: what was learnt is old
+OTHER_LOAD = 1.5  # times as much is another load
 
 # What part of a latency does not depend on the share, until windows tell (paper, fig. 10).
 CONSTANT_OF_TTFT = 0.1
@@ -56,6 +57,19 @@ class Verdict:
     reason: Reason
     ttft: float | None = None
     tpot: float | None = None
+
+
+@dataclass(slots=True)
+class _Rest:
+    """Windows until the next trial, or until the next split after one that lost."""
+
+    num_windows: int = 0
+    next_one: int = FIRST_REST
+
+    def take(self) -> None:
+        """Each is twice as long as the one before."""
+        self.num_windows = self.next_one
+        self.next_one = min(2 * self.next_one, LONGEST_REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +96,8 @@ class Controller:
         self._sure = SURE
         self._raised: Phase | None = None  # by the last change
         self._trial: _Trial | None = None
-        self._rest = (
-            0  # windows until the next trial, or the next split after a lost one
-        )
-        self._longest = FIRST_REST
-        self._learnt_at = 0.0  # load of the last trial
+        # Of each load, since what was learnt at another one proves nothing.
+        self._rests: defaultdict[int, _Rest] = defaultdict(_Rest)
 
     def decide(self, window: Window) -> Verdict:
         """To be called once for each window, in order."""
@@ -94,7 +105,6 @@ class Controller:
             self._trial = None
             self._changed(window.shares)
         self._age += 1
-        self._rest = max(0, self._rest - 1)
         if max(len(window.ttfts), len(window.tpots)) < LEAST_SAMPLES:
             return Verdict(window.shares, "too few requests")
         observed = window.at(self._goals.percentile)
@@ -102,11 +112,11 @@ class Controller:
             return self._keep(observed, "settling")
         self._seen.append(observed)
         self._spell.append(observed.pressure(self._goals))
-        self._look_at_load()
+        self._rest.num_windows = max(0, self._rest.num_windows - 1)
         if self._trial is not None:
             return self._go_on_trying(observed, self._trial)
         if self._is_much_worse(observed):
-            self._learn()
+            self._rest.take()
             return self._change(observed, WHOLE, "a split was worse")
         return self._judge(observed)
 
@@ -135,7 +145,7 @@ class Controller:
 
     def _raise(self, observed: Observed, phase: Phase) -> Verdict:
         """More for one phase, as far as its SLO needs and the other's allows."""
-        if observed.shares == WHOLE and self._rest:
+        if observed.shares == WHOLE and self._rest.num_windows:
             return self._keep(observed, "a split was worse")
         before = as_split(observed.shares)
         best = before
@@ -170,9 +180,9 @@ class Controller:
         """(100, 100), if the present split fails for long and gets no better."""
         latest = self._spell[-DOUBTED:]
         num_failing = sum(pressure > 1 for pressure in latest)
-        if observed.shares == WHOLE or self._rest or num_failing < FAILING:
+        if observed.shares == WHOLE or num_failing < FAILING:
             return None
-        if direction(latest[-FAILING:]) < 0:
+        if self._rest.num_windows or direction(latest[-FAILING:]) < 0:
             return None
         self._trial = _Trial(observed.shares, latest)
         return self._change(observed, WHOLE, "a trial of 100/100")
@@ -181,7 +191,7 @@ class Controller:
         if len(self._spell) < TRIAL:
             return self._keep(observed, "a trial of 100/100")
         self._trial = None
-        self._learn()
+        self._rest.take()
         if is_better(self._spell, trial.pressures):
             return self._keep(observed, "a split was worse")
         return self._change(observed, trial.split, "the split was better")
@@ -193,12 +203,6 @@ class Controller:
             return False
         is_worse = mean(latest) > MUCH_WORSE * max(whole)
         return min(latest) > 1 and is_worse and is_steady(whole)
-
-    def _learn(self) -> None:
-        """What was compared holds at this load: rest from trials, each time longer."""
-        self._learnt_at = self._load
-        self._rest = self._longest
-        self._longest = min(2 * self._longest, LONGEST_REST)
 
     def _keep(self, observed: Observed, reason: Reason) -> Verdict:
         return Verdict(
@@ -222,17 +226,10 @@ class Controller:
         self._failing = phase
 
     @property
-    def _load(self) -> float:
-        """Of the latest windows: of a single one it is mostly chance."""
-        return mean([observed.load for observed in list(self._seen)[-LATEST:]])
-
-    def _look_at_load(self) -> None:
-        """With another load the last trial proves nothing any more."""
-        load = self._load
-        more, less = max(load, self._learnt_at), min(load, self._learnt_at)
-        if self._trial is None and self._learnt_at and more > OTHER_LOAD * less:
-            self._rest, self._longest, self._learnt_at = 0, FIRST_REST, 0.0
-            self._whole = ()
+    def _rest(self) -> _Rest:
+        """At the present load; that of a single window is mostly chance."""
+        load = mean([observed.load for observed in list(self._seen)[-LATEST:]])
+        return self._rests[round(math.log(max(load, 1.0), OTHER_LOAD))]
 
     def _expected(
         self, observed: Observed, shares: Shares
