@@ -15,6 +15,7 @@ from semi_pd import (
     COSTS,
     DYNAMIC,
     FIXED,
+    OURS,
     SETTINGS,
     WHOLE,
     Point,
@@ -84,6 +85,19 @@ def test_on_longbench_shares_have_to_follow_the_load() -> None:
 
     assert dynamic.attainment >= WANTED > fixed.attainment
     assert apart.attainment < WANTED
+
+
+def test_the_gateway_s_controller_finds_shares_for_long_prompts() -> None:
+    """
+    Where (100, 100) no longer holds the SLOs its splits hold more of them; where (100,
+    100) is good enough it changes little.
+    """
+    ours, fixed = points(LONGBENCH, 2, OURS, FIXED)
+    calm, calm_fixed = points(SHAREGPT, 14, OURS, FIXED)
+
+    assert WANTED > fixed.attainment
+    assert ours.attainment > fixed.attainment
+    assert calm.attainment >= calm_fixed.attainment - 0.02
 
 
 def test_the_stand_in_for_algorithm_1_helps_the_phase_that_fails_alone() -> None:
