@@ -95,7 +95,7 @@ def test_the_gateway_s_controller_finds_shares_for_long_prompts() -> None:
     ours, fixed = points(LONGBENCH, 2, OURS, FIXED)
     calm, calm_fixed = points(SHAREGPT, 14, OURS, FIXED)
 
-    assert WANTED > fixed.attainment
+    assert fixed.attainment < WANTED
     assert ours.attainment > fixed.attainment
     assert calm.attainment >= calm_fixed.attainment - 0.02
 
