@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import structlog
 from redis.asyncio import Redis
@@ -15,13 +15,13 @@ from kv.errors import NoRoom
 from kv.segments import HostSegment, SegmentMaker
 from kvstore.announcer import Announcer
 from kvstore.division import Division
+from kvstore.handoff import check_handoff, transport_of
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.receiver import Receiver
-from kvstore.sender import sending, transfer_listener
+from kvstore.sender import sending
 from kvstore.server import serve_pool
 from kvstore.settings import Settings
-from kvstore.transport import KVTransport, LocalTransport, TcpTransport
 from mesh import metrics
 from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
@@ -50,20 +50,8 @@ logger = structlog.get_logger()
 
 
 async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> None:
-    check_transfers(settings)
-    memory = PoolMemory(
-        settings.kv_blocks,
-        settings.block_size,
-        settings.max_model_len,
-        segment_maker_of(settings),
-    )
-    pool = Pool(
-        settings.pool,
-        memory,
-        settings.max_waiting,
-        settings.handoff_pool,
-        Division(settings.first_shares),
-    )
+    check_handoff(settings)
+    pool = pool_of(settings)
     news = asyncio.Event()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(settings.redis_url))
@@ -74,7 +62,8 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 lambda: facts(pool),
             )
         )
-        transport, listener = transport_of(settings, worker_id, stack)
+        sockets = stack.enter_context(ExitStack())
+        transport, listener = transport_of(settings, worker_id, sockets)
         announcer = Announcer(redis, pool, transport)
 
         def on_change() -> None:
@@ -124,30 +113,21 @@ async def serve(settings: Settings, worker_id: str, stopping: asyncio.Event) -> 
                 task.cancel()  # it may be in the middle of a blocking read
 
 
-def check_transfers(settings: Settings) -> None:
-    """ConfigurationError for a handoff that is not possible."""
-    if not settings.handoff_pool:
-        return
-    if settings.device == "cuda":
-        raise ConfigurationError(
-            "TANDEM_HANDOFF_POOL needs TANDEM_DEVICE=cpu: K/V is moved between pools in "
-            "the host's memory only"
-        )
-    if settings.handoff_pool == settings.pool:
-        raise ConfigurationError("TANDEM_HANDOFF_POOL is this pool itself")
-
-
-def transport_of(
-    settings: Settings, worker_id: str, stack: AsyncExitStack
-) -> tuple[KVTransport, socket.socket | None]:
-    """How finished prompts come to decode; and where their K/V is asked for, if it is."""
-    local = LocalTransport(settings.pool)
-    if not settings.handoff_pool:
-        return local, None
-    host = settings.transfer_host
-    listener = stack.enter_context(transfer_listener(host, settings.transfer_port))
-    address = f"{host}:{listener.getsockname()[1]}"
-    return TcpTransport(local, settings.handoff_pool, address, worker_id), listener
+def pool_of(settings: Settings) -> Pool:
+    """Without a model yet; ConfigurationError when its memory cannot be had."""
+    memory = PoolMemory(
+        settings.kv_blocks,
+        settings.block_size,
+        settings.max_model_len,
+        segment_maker_of(settings),
+    )
+    return Pool(
+        settings.pool,
+        memory,
+        settings.max_waiting,
+        settings.handoff_pool,
+        Division(settings.first_shares),
+    )
 
 
 async def look_after(

@@ -21,7 +21,7 @@ from waiting import wait_until
 
 from kv.operations import Gone, Part, Queued, Record
 from kv.transfer import Fetch, Line, Sending, Taken, called, decode_answer, decode_wish
-from kvstore.app import check_transfers
+from kvstore.handoff import check_handoff
 from kvstore.pool import Pool
 from kvstore.settings import Settings
 from kvstore.store import Store
@@ -508,4 +508,4 @@ def test_impossible_handoffs_are_wrong_settings(
     A store that could not do what it is told says so at its start.
     """
     with pytest.raises(ConfigurationError, match=reason):
-        check_transfers(Settings(**settings))
+        check_handoff(Settings(**settings))
