@@ -74,10 +74,7 @@ def run(
 ) -> None:
     """Print a fleet's figures; with a plan's rate, those of the smallest that holds."""
     if plan_rate:
-        if question.slo == SLO():
-            raise ConfigurationError("a plan needs --ttft-slo or --tpot-slo")
-        unit = replace(question, rate=question.rate or 1.0).planned()
-        found = [planned(design, unit, question.slo, plan_rate) for design in designs]
+        found = _plan(designs, question, plan_rate)
     else:
         load = question.planned()
         found = [simulated(each, load, question.slo, num_pools) for each in designs]
@@ -85,6 +82,17 @@ def run(
         print(json.dumps([each.model_dump() for each in found], indent=2))
     else:
         Console().print(as_table(found))
+
+
+def _plan(designs: Sequence[Design], question: Question, rate: float) -> list[Figures]:
+    """Of the kinds that can hold the SLOs at all; ConfigurationError if none can."""
+    if question.slo == SLO():
+        raise ConfigurationError("a plan needs --ttft-slo or --tpot-slo")
+    load = replace(question, rate=question.rate or 1.0).planned()
+    answers = [planned(design, load, question.slo, rate) for design in designs]
+    if not any(answers):
+        raise ConfigurationError("even a single request misses the SLOs")
+    return [answer for answer in answers if answer]
 
 
 def simulated(
@@ -101,11 +109,17 @@ def simulated(
     )
 
 
-def planned(design: Design, load: Sequence[Planned], slo: SLO, rate: float) -> Figures:
-    """Of those that differ in what is set at run time, the one with the fewest chips."""
+def planned(
+    design: Design, load: Sequence[Planned], slo: SLO, rate: float
+) -> Figures | None:
+    """Of those that differ in what is set at run time, the one with the fewest chips;
+    None if none of them holds the SLOs.
+    """
     answers = [needed(each, load, slo, rate) for each in alternatives(design)]
-    best = min(answers, key=lambda answer: answer.num_chips)
-    return _answered(best)
+    possible = [answer for answer in answers if answer]
+    if not possible:
+        return None
+    return _answered(min(possible, key=lambda answer: answer.num_chips))
 
 
 def alternatives(design: Design) -> list[Design]:

@@ -17,7 +17,6 @@ from bench.simulation.design import Design
 from bench.simulation.loads import at_rate
 from bench.simulation.pool import Pool, open_loop
 from bench.workload import Planned
-from mesh.errors import ConfigurationError
 
 WANTED = 0.9  # of the requests meet their SLOs
 PRECISION = 1.02  # of a rate
@@ -83,13 +82,13 @@ def _bound(design: Design, planned: Sequence[Planned]) -> float:
     return design.num_prefill / seconds
 
 
-def needed(design: Design, planned: Sequence[Planned], slo: SLO, rate: float) -> Answer:
-    """Pools for so many requests per second; ConfigurationError if no number will do."""
+def needed(
+    design: Design, planned: Sequence[Planned], slo: SLO, rate: float
+) -> Answer | None:
+    """Pools for so many requests per second; None if no number will do."""
     most = capacity(design, planned, slo)
     if not most:
-        raise ConfigurationError(
-            f"{design.kind}: even a single request misses the SLOs"
-        )
+        return None
     num_pools = ceil(rate / most)
     pool, outcomes = at_work(design, planned, rate / num_pools)
     return Answer(

@@ -43,7 +43,8 @@ def at_rate(
     """
     ordered = sorted(planned, key=lambda each: each.at)
     length = len(ordered) / rate
-    factor = length / ordered[-1].at
+    last = ordered[-1].at
+    factor = length / last if last else 0.0
     return [
         replace(each, at=each.at * factor + number * length)
         for number in range(max(1, ceil(seconds / length)))

@@ -125,6 +125,24 @@ def test_a_plan_without_limits_is_no_question() -> None:
         run(DESIGNS, question(slo=SLO()), num_pools=1, plan_rate=5.0, as_json=True)
 
 
+def test_a_plan_leaves_out_kinds_that_cannot_hold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    KV transfer over a slow link makes every TPOT of disaggregated too long; limits that
+    nobody meets are an error.
+    """
+    slow = [design(kind, SLOW, transfer_bytes=2e3) for kind in KINDS]
+    asked = question(lengths=Lengths(300, 10), slo=SLO(ttft=10.0, tpot=0.5))
+
+    run(slow, asked, num_pools=1, plan_rate=20.0, as_json=True)
+
+    kinds = [each["kind"] for each in json.loads(capsys.readouterr().out)]
+    assert kinds == ["semi", "fused"]
+    with pytest.raises(ConfigurationError, match="even a single request"):
+        answers(capsys, question(slo=SLO(ttft=0.001)), plan_rate=20.0)
+
+
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     """
     A column for each kind of pool.
