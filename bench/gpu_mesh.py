@@ -73,7 +73,8 @@ class Figures:
 def options_of(system: str, shares: int) -> list[str]:
     match system.split("-"):
         case ["semi", "split"]:
-            return ["--shares", str(shares), "--max-num-batched-tokens", "2048"]
+            split = ["--shares", str(shares), "--share-ladder", str(shares)]
+            return [*split, "--max-num-batched-tokens", "2048"]
         case ["semi", *_]:
             return ["--max-num-batched-tokens", "2048"]
         case ["fused", budget]:
