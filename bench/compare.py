@@ -35,7 +35,7 @@ START_SECONDS = 900  # the first start of some peers compiles for minutes
 STOP_SECONDS = 30
 LOAD_SECONDS = 3600  # for all repeats of one load
 MAX_MODEL_LEN = 2048
-OURS = "tandem"
+OURS = {"tandem": "semi", "tandem-fused": "fused"}  # by paradigm
 
 console = Console(stderr=True)
 
@@ -80,18 +80,19 @@ class Server:
 
 def servers(names: Sequence[str], homes: Path, model: Path, port: int) -> list[Server]:
     return [
-        _ours(homes, model, port)
-        if name == OURS
+        _ours(name, homes, model, port)
+        if name in OURS
         else _peer(name, homes / name, model, port)
         for name in names
     ]
 
 
-def _ours(homes: Path, model: Path, port: int) -> Server:
+def _ours(name: str, homes: Path, model: Path, port: int) -> Server:
     argv = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
+    argv += ["--paradigm", OURS[name]]
     argv += ["--port", str(port), "--dtype", "bfloat16"]
     argv += ["--max-model-len", str(MAX_MODEL_LEN), "--kv-blocks", "4096"]
-    return Server(OURS, [*argv, "--run-dir", str(homes / OURS)], {})
+    return Server(name, [*argv, "--run-dir", str(homes / name)], {})
 
 
 def _peer(name: str, home: Path, model: Path, port: int) -> Server:
@@ -109,7 +110,7 @@ def _peer(name: str, home: Path, model: Path, port: int) -> Server:
 
 
 def install(server: Server) -> None:
-    if server.name != OURS:
+    if server.name not in OURS:
         script = server.argv[0]
         subprocess.run(
             [script, "install"], env={**os.environ, **server.env}, check=True
@@ -173,14 +174,14 @@ def measured(server: Server, url: str, load: Load, repeats: int) -> dict[str, fl
 Figures = dict[str, dict[str, dict[str, float]]]  # server, load, spread
 
 
-def ratio(load: Load, figures: Figures, peer: str) -> str:
+def ratio(load: Load, figures: Figures, ours: str, peer: str) -> str:
     """Ours to the peer's; less than one is faster for times, more for rates."""
     try:
-        ours = figures[OURS][load.title]["median"]
+        mine = figures[ours][load.title]["median"]
         theirs = figures[peer][load.title]["median"]
     except KeyError:
         return ""
-    return f"{ours / theirs:.2f}"
+    return f"{mine / theirs:.2f}"
 
 
 def as_markdown(figures: Figures, shape: str) -> str:
@@ -197,12 +198,14 @@ def as_markdown(figures: Figures, shape: str) -> str:
     for name, loads in figures.items():
         cells = [_cell(loads.get(title)) for title in titles]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Tandem's figure by the peer's:", ""]
-    lines += ["| peer | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    for name in figures:
-        if name != OURS:
-            cells = [ratio(load, figures, name) for load in LOADS]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for ours in filter(OURS.__contains__, figures):
+        lines += ["", f"{ours}'s figure by the peer's:", ""]
+        lines += ["| peer | " + " | ".join(titles) + " |"]
+        lines += ["|---" * (len(titles) + 1) + "|"]
+        for name in figures:
+            if name not in OURS:
+                cells = [ratio(load, figures, ours, name) for load in LOADS]
+                lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -232,7 +235,7 @@ def free_port() -> int:
 
 
 def main() -> None:
-    known = [OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
+    known = [*OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
     parser = argparse.ArgumentParser(description="Compare servers on this machine.")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
     parser.add_argument("--shape", choices=SHAPES, default="llama-120m")

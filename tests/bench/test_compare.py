@@ -27,8 +27,8 @@ def test_ratio_is_ours_by_the_peers(figures: compare.Figures) -> None:
     """
     Less than one is faster where a figure is a time; what failed has no ratio.
     """
-    assert compare.ratio(TTFT, figures, "other") == "0.80"
-    assert compare.ratio(TPOT, figures, "other") == ""
+    assert compare.ratio(TTFT, figures, "tandem", "other") == "0.80"
+    assert compare.ratio(TPOT, figures, "tandem", "other") == ""
 
 
 def test_report_shows_spread_failure_and_ratios(figures: compare.Figures) -> None:
@@ -46,13 +46,15 @@ def test_each_peer_has_a_home_and_the_same_model(tmp_path: Path) -> None:
     """
     Peers are scripts that are told where to live, what to serve and on which port.
     """
-    ours, peer = compare.servers(["tandem", "vllm"], tmp_path, Path("/model"), 8123)
+    names = ["tandem-fused", "vllm"]
+    ours, peer = compare.servers(names, tmp_path, Path("/model"), 8123)
 
     assert peer.env["MODEL"] == "/model"
     assert peer.env["PORT"] == "8123"
     assert Path(peer.env["PEER_HOME"]) == tmp_path / "vllm"
     assert Path(peer.argv[0]).is_file()
     assert "/model" in ours.argv
+    assert "fused" in ours.argv
 
 
 def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
