@@ -130,20 +130,24 @@ def test_processors_without_pairs_compute_the_same(tmp_path: Path) -> None:
     integers["scale"] = torch.linspace(0.01, 0.1, 40)
     save_file(operands | integers, tmp_path / "operands")
     program = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from safetensors.torch import load_file, save_file
 from engine.emitter import multiplies_pairs
-import test_int8, test_matmul
+from engine.int8 import INT8_TILE, linear_int8_tile
+from engine.matmul import linear_tile, num_tiles
 assert not multiplies_pairs()
 x, weight, bias, int8, scale = map(
     load_file({str(tmp_path / "operands")!r}).get,
     ("x", "weight", "bias", "int8", "scale"),
 )
-answers = {{
-    "of bfloat16": test_matmul.linear(x, weight, bias),
-    "of int8": test_int8.linear(x, (int8, scale), bias),
-}}
+shape = len(x), x.shape[1], len(weight)
+answers = {{name: x.new_empty(shape[0], shape[2]) for name in ("bfloat16", "int8")}}
+start, offsets = x.data_ptr(), bias.data_ptr()
+for tile in range(num_tiles(shape[2])):
+    y = answers["bfloat16"].data_ptr()
+    linear_tile(start, weight.data_ptr(), offsets, y, shape, tile)
+for tile in range(num_tiles(shape[2], INT8_TILE)):
+    scaled = int8.data_ptr(), scale.data_ptr()
+    linear_int8_tile(start, scaled, offsets, answers["int8"].data_ptr(), shape, tile)
 save_file(answers, {str(tmp_path / "answers")!r})
 """
     env = {
@@ -157,6 +161,6 @@ save_file(answers, {str(tmp_path / "answers")!r})
 
     found = load_file(tmp_path / "answers")
     x, weight, bias = (operand.double() for operand in operands.values())
-    assert_rounded(found["of bfloat16"], x @ weight.T + bias)
+    assert_rounded(found["bfloat16"], x @ weight.T + bias)
     int8, scale = (operand.double() for operand in integers.values())
-    assert_rounded(found["of int8"], x @ (int8 * scale[:, None]).T + bias)
+    assert_rounded(found["int8"], x @ (int8 * scale[:, None]).T + bias)
