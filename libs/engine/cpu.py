@@ -26,17 +26,19 @@ class CpuAttention:
         self._blocks = blocks
         self._recorder = recorder
         self._narrow = narrow
+        self._batch = batch
         self._index = StepIndex(batch.slot_mapping, batch.block_tables, batch.tiles)
-        self._wanted = self._index._replace(tiles=batch.sampled_tiles)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         blocks = self._blocks
-        is_narrow = self._narrow is not None and layer == len(blocks.k_offsets) - 1
+        is_last = layer == len(blocks.k_offsets) - 1
+        narrow, index = self._narrow if is_last else None, self._index
         output = query.new_empty((*query.shape[:2], value.shape[-1]))
-        if is_narrow:
+        if narrow is not None:
+            index = index._replace(tiles=self._batch.sampled_tiles)
             output.zero_()
         paged_attention(
             (bits(query), bits(key), bits(value)),
@@ -47,13 +49,13 @@ class CpuAttention:
                 blocks.k_offsets[layer],
                 blocks.v_offsets[layer],
             ),
-            self._wanted if is_narrow else self._index,
+            index,
             Rule(rule.scaling, rule.window, rule.softcap),
         )
         if self._recorder is not None:
             self._note(self._recorder, layer, (query, key, value, output), rule)
-        if self._narrow is not None and is_narrow:
-            self._narrow()
+        if narrow is not None:
+            narrow()
         return output
 
     def _note(

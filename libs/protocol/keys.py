@@ -5,6 +5,7 @@ several of them on a Redis cluster.
 """
 
 DEAD_LETTERS = "tandem:dead-letters"
+MAX_CONTROL_ENTRIES = 10_000  # that a pool's control stream keeps
 GROUP_OF_PREFILL = "prefill"
 GROUP_OF_DECODE = "decode"
 GROUP_OF_TRANSFERS = "store"

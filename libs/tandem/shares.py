@@ -17,7 +17,6 @@ from protocol.messages import PoolStatus, Shares, WorkerStatus, decode_status
 from protocol.wire import encode
 from tandem.status import read, shares_table
 
-MAX_CONTROL_ENTRIES = 10_000
 HEARD_SECONDS = 5.0  # for the store to say that it has them
 POLL_SECONDS = 0.05
 
@@ -59,7 +58,9 @@ async def _change(redis_url: str, pool: str, shares: Shares) -> None:
             if await _shares_of(redis, pool) is None:
                 raise ConfigurationError(f"no pool {pool} lives at this Redis")
             body = encode(shares)
-            letter = Letter(keys.control(pool), {"body": body}, MAX_CONTROL_ENTRIES)
+            letter = Letter(
+                keys.control(pool), {"body": body}, keys.MAX_CONTROL_ENTRIES
+            )
             await publish(redis, keys.shares(pool), body, letter)
             async with asyncio.timeout(HEARD_SECONDS):
                 async for _ in every(POLL_SECONDS, asyncio.Event()):

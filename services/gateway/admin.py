@@ -4,10 +4,11 @@ from aiohttp import web
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from gateway.body import body_of
 from gateway.errors import InvalidRequest, Unavailable, UnknownPool
-from gateway.outbox import MAX_CONTROL_ENTRIES
 from gateway.pool import PoolView
 from gateway.pools import Pools
+from gateway.settings import Settings
 from mesh.connect import FAILED
 from mesh.state import publish
 from mesh.streams import Letter, newest
@@ -21,15 +22,16 @@ SHOWN_DECISIONS = 100
 async def publish_shares(redis: Redis, pool: str, shares: Shares) -> None:
     """For the pool's store, and for the one that may follow it."""
     body = encode(shares)
-    letter = Letter(keys.control(pool), {"body": body}, MAX_CONTROL_ENTRIES)
+    letter = Letter(keys.control(pool), {"body": body}, keys.MAX_CONTROL_ENTRIES)
     await publish(redis, keys.shares(pool), body, letter)
 
 
 class Admin:
     """What is shown of a pool, and changed."""
 
-    def __init__(self, redis: Redis, pools: Pools) -> None:
+    def __init__(self, redis: Redis, pools: Pools, settings: Settings) -> None:
         self._redis = redis
+        self._settings = settings
         self._pools = pools
 
     def add_routes(self, app: web.Application) -> None:
@@ -55,7 +57,7 @@ class Admin:
     async def share(self, request: web.Request) -> web.Response:
         """Change it; workers follow between two steps."""
         name, _ = self._found(request)
-        shares = _parsed(await request.read())
+        shares = _parsed(await body_of(request, self._settings))
         try:
             await publish_shares(self._redis, name, shares)
         except FAILED:

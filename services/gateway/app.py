@@ -123,7 +123,7 @@ class Gateway:
         add_health_routes(app, lambda: self.pools.is_ready)
         handlers = Handlers(self._settings, self.requests, self.pools, self.admission)
         handlers.add_routes(app)
-        Admin(self._redis, self.pools).add_routes(app)
+        Admin(self._redis, self.pools, self._settings).add_routes(app)
         return app
 
     def _steering(self, view: PoolView) -> Steering:

@@ -1,6 +1,5 @@
 """The OpenAI routes: each call is checked and becomes orders. Knows no Redis."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,8 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.answers import ChatAnswer, CompletionAnswer, model_card
-from gateway.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnknownModel
+from gateway.body import body_of
+from gateway.errors import UnknownModel
 from gateway.generation import Arrived, Requests
 from gateway.openai import ChatCall, CompletionCall, parse
 from gateway.orders import OrderBook
@@ -54,7 +54,7 @@ class Handlers:
         arrived = Arrived.now()
         with self._admission.enter():
             limits = self._pools.limits()
-            call = parse(CompletionCall, await self._body(request))
+            call = parse(CompletionCall, await body_of(request, self._settings))
             self._check_name(call.model)
             book = OrderBook(self._model, limits)
             orders = [
@@ -73,7 +73,7 @@ class Handlers:
         arrived = Arrived.now()
         with self._admission.enter():
             limits = self._pools.limits()
-            call = parse(ChatCall, await self._body(request))
+            call = parse(ChatCall, await body_of(request, self._settings))
             self._check_name(call.model)
             prompt_ids = await self._model.encode_chat(call.messages, limits.max_tokens)
             book = OrderBook(self._model, limits)
@@ -102,21 +102,6 @@ class Handlers:
                 f"The model '{name}' does not exist: '{self._model.name}' is served.",
                 param="model",
             )
-
-    async def _body(self, request: web.Request) -> bytes:
-        """The whole body, within its time: a slow sender holds no place for long."""
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_seconds):
-                return await request.read()
-        except TimeoutError:
-            raise BodyTooSlow("The request's body did not arrive in time.") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise BodyTooLarge(
-                "The request's body is larger than "
-                f"{self._settings.max_body_bytes} bytes."
-            ) from None
-        except web.RequestPayloadError as error:
-            raise InvalidRequest(f"The body cannot be read: {error}") from None
 
 
 def _workers(members: Sequence[WorkerStatus], pool: str) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from protocol.messages import Cancel, PrefillJob, RequestId
 from protocol.wire import encode
 
 MAX_WAITING = 4096
-MAX_CONTROL_ENTRIES = 10_000
 SUBMIT_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 
@@ -75,7 +74,9 @@ class Outbox:
             if len(self._waiting) >= MAX_WAITING:
                 logger.warning("outbox.full", request_id=request_id)
                 return
-            letter = Letter(keys.control(pool), fields, max_len=MAX_CONTROL_ENTRIES)
+            letter = Letter(
+                keys.control(pool), fields, max_len=keys.MAX_CONTROL_ENTRIES
+            )
             self._put(Waiting(letter))
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from mesh.errors import ConfigurationError
 from protocol.wire import MalformedMessage
 
 MAX_TRANSFERS = 64  # at a time; others wait to be accepted
+RETRY_SECONDS = 0.2
 
 logger = structlog.get_logger()
 
@@ -41,7 +42,13 @@ class Sender:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._slots.acquire()
-                connection, _ = await loop.sock_accept(listener)
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:  # it left again, or no descriptors are left
+                    logger.warning("transfer.not_accepted", reason=error.strerror)
+                    self._slots.release()
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
                 connection.setblocking(False)
                 name = f"sender-{next(self._numbers)}"
                 tasks.create_task(self._answer(connection, name), name=name)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import pytest
 from fake_pool import FakePool, counting, silent
 from waiting import wait_until
 
@@ -64,7 +65,10 @@ async def test_large_bodies_are_refused(serve: Any, pool: FakePool) -> None:
     assert pool.jobs == []
 
 
-async def test_dripping_bodies_are_refused(serve: Any, pool: FakePool) -> None:
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/pools/default/shares"])
+async def test_dripping_bodies_are_refused(
+    serve: Any, pool: FakePool, path: str
+) -> None:
     """A body that does not arrive in time is a 408, and the connection is closed."""
     client = await serve(body_timeout_seconds=0.1)
     sent_all = asyncio.Event()
@@ -73,7 +77,7 @@ async def test_dripping_bodies_are_refused(serve: Any, pool: FakePool) -> None:
         yield b'{"prompt":'
         await sent_all.wait()
 
-    async with client.post(COMPLETIONS, data=drip()) as response:
+    async with client.post(path, data=drip()) as response:
         code = await code_of(response)
         sent_all.set()
 

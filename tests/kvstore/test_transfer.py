@@ -1,7 +1,11 @@
 """A sequence moves from one pool's store to another's; whatever fails, one of both has it."""
 
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from jobs import FACTS, GEOMETRY, loaded_pool, prefill_job, step
@@ -17,6 +21,7 @@ from moving import (
 )
 from owning import admitted, generated
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 from waiting import wait_until
 
 from kv.operations import Gone, Part, Queued, Record
@@ -57,6 +62,23 @@ async def source_lives(redis: Redis) -> None:
 def is_free(store: Store) -> bool:
     """Every block is free or cached."""
     return store.blocks.num_available == store.blocks.num_blocks
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def refusals(logs: list[MutableMapping[str, Any]]) -> list[Any]:
+    return [log for log in logs if log["event"] == "transfer.not_accepted"]
 
 
 async def test_a_sequence_moves(prefill: Prefill, decode: Pool, redis_url: str) -> None:
@@ -282,6 +304,24 @@ async def test_what_is_sent_stays_referenced(prefill: Prefill) -> None:
 
     await wait_until(lambda: is_free(prefill.store))
     assert is_held
+
+
+async def test_a_store_without_descriptors_answers_later(
+    prefill: Prefill, decode: Pool, redis_url: str
+) -> None:
+    """
+    A connection that cannot be accepted ends nothing: it waits, and so does who asks.
+    """
+    job = prefill.park(prefill_job("r1", num_tokens=6))
+    host, port = job.source.address.split(":")
+    with socket.socket() as knocking, capture_logs() as logs:
+        with no_more_descriptors():
+            knocking.connect((host, int(port)))
+            await wait_until(lambda: refusals(logs))
+
+        await fetch(decode, job, redis_url)
+
+    assert store_of(decode).parked(R1)
 
 
 async def test_of_two_that_fetch_one_gets_it(prefill: Prefill) -> None:
