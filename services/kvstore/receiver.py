@@ -24,7 +24,7 @@ from protocol.wire import MalformedMessage
 MAX_TRANSFERS = 8  # at a time
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.2  # between looks whether the pool has its model
-TAKE_OVER_SECONDS = 30.0  # after which a job is another's whose reader died
+TAKE_OVER_SECONDS = 30.0  # after which a job is done again that was not acknowledged
 
 logger = structlog.get_logger()
 
@@ -47,17 +47,21 @@ class Receiver:
         """Read jobs and do them, until told to stop."""
         clock = asyncio.get_running_loop().time
         next_sweep = clock()
+        idle_seconds = 0.0  # a pool has one store: whoever was at a job before is dead
         async with asyncio.TaskGroup() as tasks:
             while not stopping.is_set():
                 store, slots = self._pool.store, MAX_TRANSFERS - len(self._running)
                 if store is None or not slots:
                     await self._wait(stopping)
                     continue
-                is_due = clock() >= next_sweep
-                if is_due:
-                    next_sweep = clock() + TAKE_OVER_SECONDS / 4
                 try:
-                    entries = await self._read(slots, take_over=is_due)
+                    entries = []
+                    if clock() >= next_sweep:
+                        entries = await self._consumer.take_over(slots, idle_seconds)
+                        next_sweep = clock() + TAKE_OVER_SECONDS / 4
+                        idle_seconds = TAKE_OVER_SECONDS
+                    if not entries:
+                        entries = await self._consumer.take(slots, MAX_BLOCK_SECONDS)
                 except LOST as error:
                     logger.warning("transfers.lost", error=type(error).__name__)
                     await pause(RETRY_SECONDS, stopping)
@@ -66,13 +70,6 @@ class Receiver:
                     self._start(tasks, store, entry)
             for task in self._running:
                 task.cancel()
-
-    async def _read(self, slots: int, *, take_over: bool) -> list[Entry]:
-        """New jobs; with `take_over` first those whose reader died."""
-        old = []
-        if take_over:
-            old = await self._consumer.take_over(slots, TAKE_OVER_SECONDS)
-        return old or await self._consumer.take(slots, MAX_BLOCK_SECONDS)
 
     async def _wait(self, stopping: asyncio.Event) -> None:
         """Until a transfer ends, or the pool may have its model."""

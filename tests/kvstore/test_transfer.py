@@ -1,5 +1,6 @@
 """A sequence moves from one pool's store to another's; whatever fails, one of both has it."""
 
+import asyncio
 import os
 import resource
 import socket
@@ -26,14 +27,18 @@ from waiting import wait_until
 
 from kv.operations import Gone, Part, Queued, Record
 from kv.transfer import Fetch, Line, Sending, Taken, called, decode_answer, decode_wish
+from kvstore.announcer import Announcer
 from kvstore.handoff import check_handoff
 from kvstore.pool import Pool
+from kvstore.receiver import Receiver
 from kvstore.settings import Settings
 from kvstore.store import Store
 from kvstore.transport import LocalTransport
 from mesh.errors import ConfigurationError
+from mesh.streams import Consumer, send
 from protocol import keys
 from protocol.messages import DecodeJob, RequestId, TransferJob
+from protocol.wire import encode
 
 R1 = RequestId("r1")
 
@@ -512,6 +517,31 @@ async def test_what_nobody_fetched_is_announced_again(prefill: Prefill) -> None:
 
     assert is_calm
     assert prefill.announced() == job
+
+
+async def test_a_store_takes_over_what_its_predecessor_was_at(
+    prefill: Prefill, decode: Pool, redis: Redis
+) -> None:
+    """
+    A store died between reading a job and doing it: the next one does it at once.
+
+    Nobody else would for half a minute, and the blocks at its source are held as long.
+    """
+    job = prefill.park(prefill_job("r1", num_tokens=6))
+    stream = keys.transfers(decode.name)
+    dead = Consumer(redis, stream, keys.GROUP_OF_TRANSFERS, "dead")
+    await send(redis, stream, {"body": encode(job)})
+    await dead.join()
+    assert await dead.take(8, block_seconds=0.01)
+    stopping = asyncio.Event()
+    receiver = Receiver(redis, decode, Announcer(redis, decode), "heir")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(receiver.run(stopping))
+        await wait_until(lambda: is_free(prefill.store))
+        stopping.set()
+
+    assert store_of(decode).parked(R1)
 
 
 async def test_what_moved_on_does_not_begin_anew(
