@@ -7,6 +7,7 @@ import typer
 
 from mesh.errors import ConfigurationError
 from tandem import options as of
+from tandem.experiment import experiment
 
 EXIT_WRONG = 2
 RUN_DIR = Path(".tandem")
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(experiment)
 
 
 @app.command()

@@ -1,0 +1,78 @@
+"""Which systems are compared: one mesh under different settings, and peers that serve."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bench.measures import SLO
+from mesh.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A mesh to start with these options of `tandem up`, or a server at `url`."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    shares: tuple[int, int] | None = None  # of prefill and decode, set once it serves
+    url: str = ""
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.url
+
+
+def _fused(blocks: int, _: SLO) -> System:
+    return System("fused", ("--paradigm", "fused", "--kv-blocks", str(blocks)))
+
+
+def _disaggregated(blocks: int, _: SLO) -> System:
+    """The same memory in all: each of both pools has half."""
+    options = "--paradigm", "disaggregated", "--kv-blocks", str(blocks // 2)
+    return System("disaggregated", options)
+
+
+def _halves(blocks: int, _: SLO) -> System:
+    return System("semi-50", ("--kv-blocks", str(blocks)), (50, 50))
+
+
+def _whole(blocks: int, _: SLO) -> System:
+    return System("semi-100", ("--kv-blocks", str(blocks)), (100, 100))
+
+
+def _dynamic(blocks: int, slo: SLO) -> System:
+    """From (100, 100) on, where the paper's released code begins as well."""
+    options = ["--kv-blocks", str(blocks)]
+    options += ["--slo-ttft", f"{slo.ttft or 0:.4f}"]
+    options += ["--slo-tpot", f"{slo.tpot or 0:.4f}"]
+    return System("semi-dynamic", tuple(options), (100, 100))
+
+
+KINDS: dict[str, Callable[[int, SLO], System]] = {
+    "fused": _fused,
+    "disaggregated": _disaggregated,
+    "semi-50": _halves,
+    "semi-100": _whole,
+    "semi-dynamic": _dynamic,
+}
+
+
+def named(names: str) -> list[str]:
+    """Of names by commas, each once; ConfigurationError names one that is unknown."""
+    found = list(dict.fromkeys(name for name in names.split(",") if name))
+    for name in found:
+        if name not in KINDS:
+            raise ConfigurationError(
+                f"no system {name!r}; there are {', '.join(KINDS)}"
+            )
+    return found
+
+
+def peers(given: Iterable[str]) -> list[System]:
+    """Of `name=http://...`; ConfigurationError if one is not like that."""
+    found = []
+    for each in given:
+        name, _, url = each.partition("=")
+        if not name or name in KINDS or not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"a peer is NAME=http://..., not {each!r}")
+        found.append(System(name, url=url.rstrip("/")))
+    return found

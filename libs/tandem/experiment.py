@@ -1,0 +1,108 @@
+"""`tandem experiment`: real meshes under load, compared and drawn."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tandem import options as of
+
+SYSTEMS = "fused,disaggregated,semi-50,semi-100,semi-dynamic"
+
+experiment = typer.Typer(
+    name="experiment", help="Measure real meshes under load, and draw what was found."
+)
+
+
+class LoadName(StrEnum):
+    mixed = "mixed"
+    shifting = "shifting"
+
+
+Model = Annotated[str, Option(help="As of tandem up.", show_default="the demo model")]
+Systems = Annotated[str, Option(metavar="NAME,...", help="Of ours, in their order.")]
+Peers = Annotated[
+    list[str] | None,
+    Option(
+        "--peer",
+        metavar="NAME=URL",
+        help="A server that runs already and serves the model; may be repeated.",
+        show_default=False,
+    ),
+]
+LoadKind = Annotated[
+    LoadName,
+    Option(help="Long prompts and long answers: mixed, or one phase after the other."),
+]
+Blocks = Annotated[
+    int,
+    Option("--kv-blocks", min=2, help="Of each system; disaggregated: half per pool."),
+]
+LengthScale = Annotated[float, Option(min=1e-6, help="Factor of all lengths.")]
+TTFTLimit = Annotated[
+    float,
+    Option(
+        "--ttft-slo", min=0, help="In ms.", show_default="7.5 times that without load"
+    ),
+]
+TPOTLimit = Annotated[
+    float,
+    Option(
+        "--tpot-slo", min=0, help="In ms.", show_default="10 times that without load"
+    ),
+]
+OfUp = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="[-- OPTIONS]",
+        help="For each tandem up, like -- --dtype bfloat16.",
+        show_default=False,
+    ),
+]
+
+
+@experiment.callback()
+def _group() -> None:
+    """A group even while it has one command."""
+
+
+@experiment.command()
+def paradigms(
+    options: OfUp = None,
+    model: Model = "",
+    systems: Systems = SYSTEMS,
+    peer: Peers = None,
+    load: LoadKind = LoadName.mixed,
+    trace: of.Trace = None,
+    length_scale: LengthScale = 1.0,
+    max_total: of.MaxTotal = 2048,
+    seed: of.BenchSeed = 0,
+    ttft_slo: TTFTLimit = 0.0,
+    tpot_slo: TPOTLimit = 0.0,
+    kv_blocks: Blocks = 2048,
+    vocab_size: of.VocabSize = 1000,
+) -> None:
+    """Fused, disaggregated and semi serving of the same requests.
+
+    Each system is a mesh on this machine, started and stopped one after the other.
+    """
+    from bench.experiments.loads import Drawn, Recorded
+    from bench.experiments.paradigms import Plan, run
+    from bench.experiments.systems import named, peers
+    from bench.measures import SLO
+    from bench.workload import Scaling
+
+    run(
+        Plan(
+            options=[*(["--model", model] if model else []), *(options or [])],
+            systems=named(systems),
+            peers=peers(peer or []),
+            load=Recorded(trace, vocab_size, Scaling(length_scale, 1.0, max_total))
+            if trace
+            else Drawn(load == LoadName.shifting, vocab_size, length_scale),
+            seed=seed,
+            slo=SLO(ttft_slo / 1000 or None, tpot_slo / 1000 or None),
+            kv_blocks=kv_blocks,
+        )
+    )
