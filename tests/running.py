@@ -49,12 +49,16 @@ class RunningMesh:
 
     def redis_pid(self) -> int:
         """The embedded Redis."""
-        (found,) = [
+        (found,) = self.children("redis-server")
+        return found
+
+    def children(self, name: str) -> list[int]:
+        """Who was started by `tandem up` itself, with this in its command line."""
+        return [
             child.pid
             for child in psutil.Process(self.up.pid).children()
-            if "redis-server" in child.name()
+            if name in " ".join(child.cmdline())
         ]
-        return found
 
     def is_whole(self) -> bool:
         """Two workers of each kind are ready."""

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,8 @@ from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
 from tandem.supervisor import Command
 
-REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)
-SOCKET, DECODE_SOCKET = "kvstore.sock", "decode.sock"
+REDIS_LAYER, STORE_LAYER, SERVICE_LAYER = range(3)  # the stem is with Redis
+SOCKET, DECODE_SOCKET, STEM_SOCKET = "kvstore.sock", "decode.sock", "stem.sock"
 
 LADDER_OF_SLO = "30,40,50,60,70"  # of a GPU whose shares follow an SLO
 
@@ -115,10 +115,24 @@ class Options:
         return self.workers.device == "cuda" and bool(asked)
 
     @property
+    def has_stem(self) -> bool:
+        """Whether workers are forks of one process that has imported torch.
+
+        On a GPU each imports it by itself: forking with its libraries is untried.
+        """
+        return self.workers.engine == "transformer" and self.workers.device == "cpu"
+
+    @property
     def decode_pool(self) -> str:
         """Where decode workers are: this pool, unless K/V is moved to them."""
         is_moved = self.workers.paradigm == "disaggregated"
         return f"{self.pool}-decode" if is_moved else self.pool
+
+
+def stem(listen_fd: int) -> Command:
+    """What workers are forked from."""
+    command = _service("worker.stem", 0, {}, layer=REDIS_LAYER, pass_fds=(listen_fd,))
+    return replace(command, name="stem", argv=(*command.argv, str(listen_fd)))
 
 
 def services(
@@ -155,7 +169,7 @@ def worker(
     options: Options, redis_url: str, sockets: Path, service: str, number: int
 ) -> Command:
     """One of the workers of a kind."""
-    settings = {
+    settings: dict[str, object] = {
         **_everyone(options, redis_url),
         **_worker(options),
         "store_socket": sockets / SOCKET,
@@ -168,7 +182,10 @@ def worker(
         if options.decode_pool != options.pool:
             settings["pool"] = options.decode_pool
             settings["store_socket"] = sockets / DECODE_SOCKET
-    return _service(service, number, settings)
+    if not options.has_stem:
+        return _service(service, number, settings)
+    socket = settings["stem_socket"] = sockets / STEM_SOCKET
+    return replace(_service(service, number, settings), stem=socket)
 
 
 def _everyone(options: Options, redis_url: str) -> dict[str, object]:

@@ -5,7 +5,6 @@ first; each one dies with the supervisor, however that ends.
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,7 +15,9 @@ from itertools import groupby
 from pathlib import Path
 
 from mesh.errors import ConfigurationError
+from mesh.parentage import die_with_parent
 from mesh.runtime import EXIT_CONFIGURATION
+from mesh.sprout import Process, sprout
 
 STOP_SECONDS = 4.0  # for all children together; who then still runs is killed
 FIRST_PAUSE_SECONDS = 0.1
@@ -24,20 +25,23 @@ LONGEST_PAUSE_SECONDS = 2.0
 QUICK_DEATH_SECONDS = 10.0  # who lived longer starts again after the first pause
 MAX_DEATHS_WHILE_LOADING = 5
 
-PR_SET_PDEATHSIG = 1
 LAST_WORDS_BYTES = 4096
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. A lower layer serves the higher ones and outlives them."""
+    """What to run. A lower layer serves the higher ones and outlives them.
+
+    What has a stem's socket is forked from that stem, and has its environment but for
+    settings.
+    """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
     layer: int = 0
     pass_fds: Sequence[int] = ()
+    stem: Path | None = None
 
 
 class Child:
@@ -46,25 +50,15 @@ class Child:
     def __init__(self, command: Command, log: Path) -> None:
         self.command = command
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         log.write_bytes(b"")
 
     async def run(self) -> int:
         """Start a process and wait for its end: an exit code, or minus a signal."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command.argv,
-                env=self.command.env,
-                pass_fds=self.command.pass_fds,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Signals typed at a terminal reach the supervisor alone.
-                start_new_session=True,
-                preexec_fn=partial(_die_with_parent, os.getpid()),
-            )
-        code = await self._process.wait()
-        _kill_group(self._process.pid)
+            self._process = process = await _start(self.command, log.fileno())
+        code = await process.wait()
+        _kill_group(process.pid)
         return code
 
     async def stop(self, seconds: float) -> None:
@@ -177,11 +171,20 @@ def _layer(child: Child) -> int:
     return child.command.layer
 
 
-def _die_with_parent(parent: int) -> None:
-    """Runs in the child, between fork and exec."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the line above
-        os._exit(1)
+async def _start(command: Command, log: int) -> Process:
+    """In a session of its own: signals typed at a terminal reach the supervisor alone."""
+    if command.stem:
+        return await sprout(command.stem, command.argv, command.env, log, log)
+    return await asyncio.create_subprocess_exec(
+        *command.argv,
+        env=command.env,
+        pass_fds=command.pass_fds,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
 
 
 def _kill_group(pid: int) -> None:

@@ -4,20 +4,27 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from device.mps import Mps, NoDaemon, look, own_daemon
 from mesh.errors import ConfigurationError
 from mesh.settings import PREFIX
+from mesh.sprout import stem_socket
 from tandem import plan, rundir
 from tandem.control import answering, check_url
 from tandem.loading import loaded
 from tandem.scaling import Fleet, listening_for_scale
-from tandem.supervisor import supervised
+from tandem.supervisor import Supervisor, supervised
 
 KNOWN_VARIABLES = {"TANDEM_REDIS_URL", "TANDEM_LOG_LEVEL", "TANDEM_LOG_FORMAT"}
 BACKLOG = 1024  # connections that wait while the gateway is started again
@@ -100,6 +107,7 @@ async def _serve(
     url = _url(options.host, listener)
     async with (
         supervised(run_dir.logs, _tell) as supervisor,
+        growing(options, run_dir.sockets, supervisor),
         answering(options.redis_url, run_dir.sockets, supervisor, stopping) as (
             redis,
             redis_url,
@@ -117,6 +125,19 @@ async def _serve(
                 supervisor.is_loading = False
                 print(f"ready {url}", flush=True)
             await stopping.wait()
+
+
+@asynccontextmanager
+async def growing(
+    options: plan.Options, sockets: Path, supervisor: Supervisor
+) -> AsyncIterator[None]:
+    """Where workers are asked for, before and while there is a stem for them."""
+    if not options.has_stem:
+        yield
+        return
+    with stem_socket(sockets / plan.STEM_SOCKET) as listener:
+        supervisor.keep(plan.stem(listener.fileno()))
+        yield
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 import asyncio
 import importlib
+import os
 import sys
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +21,7 @@ from kv.errors import NoRoom, Refused, StoreLost
 from kv.operations import Loading, LoadWanted
 from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
+from mesh.sprout import Process, sprout
 from mesh.timing import every, pause
 from protocol.messages import InForce
 from worker import in_force
@@ -88,29 +91,35 @@ async def run_loader(
 ) -> None:
     """Fill the weights from a process of its own, whose memory ends with it."""
     logger.info("weights.wanted", model=settings.model)
-    loader = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "worker.load",
-        str(block_size),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.TaskGroup() as tasks:
-        limit = tasks.create_task(
-            _end(loader, settings.load_timeout_seconds, stopping), name="loader limit"
-        )
-        _, stderr = await loader.communicate()
-        limit.cancel()
-    lines = stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-    if loader.returncode == EXIT_CONFIGURATION:
-        raise ConfigurationError(lines[-1])
-    if loader.returncode != 0 and not stopping.is_set():
-        raise LoaderFailed(f"exit {loader.returncode}: {lines[-1]}")
+    with TemporaryFile() as said:
+        loader = await _start_loader(settings, block_size, said.fileno())
+        async with asyncio.TaskGroup() as tasks:
+            limit = tasks.create_task(
+                _end(loader, settings.load_timeout_seconds, stopping),
+                name="loader limit",
+            )
+            code = await loader.wait()
+            limit.cancel()
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else "no reason given"
+    if code == EXIT_CONFIGURATION:
+        raise ConfigurationError(reason)
+    if code != 0 and not stopping.is_set():
+        raise LoaderFailed(f"exit {code}: {reason}")
 
 
-async def _end(
-    loader: asyncio.subprocess.Process, seconds: float, stopping: asyncio.Event
-) -> None:
+async def _start_loader(
+    settings: WorkerSettings, block_size: int, stderr: int
+) -> Process:
+    argv = (sys.executable, "-m", "worker.load", str(block_size))
+    if settings.stem_socket:
+        stdout = sys.stdout.fileno()
+        return await sprout(settings.stem_socket, argv, os.environ, stdout, stderr)
+    return await asyncio.create_subprocess_exec(*argv, stderr=stderr)
+
+
+async def _end(loader: Process, seconds: float, stopping: asyncio.Event) -> None:
     await pause(seconds, stopping)
     with suppress(ProcessLookupError):  # it ended just now
         loader.kill()

@@ -116,3 +116,17 @@ async def test_a_killed_store(whole_mesh: RunningMesh) -> None:
 
     remember("a killed store", wild)
     assert wild == calm
+
+
+async def test_a_killed_stem(whole_mesh: RunningMesh) -> None:
+    """
+    With the process that workers are forks of, all workers die; they are back with it.
+    """
+    calm = await undisturbed(whole_mesh)
+    (victim,) = whole_mesh.children("worker.stem")
+
+    wild = await streamed(whole_mesh, once_at(60, lambda: signal_all([victim])))
+
+    remember("a killed stem", wild)
+    assert wild == calm
+    assert whole_mesh.children("worker.stem") != [victim]

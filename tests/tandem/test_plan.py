@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from mesh.settings import load
-from tandem.plan import LADDER_OF_SLO, SLO, Options, Store, Workers, services, worker
+from tandem.plan import (
+    LADDER_OF_SLO,
+    SLO,
+    Options,
+    Store,
+    Workers,
+    services,
+    stem,
+    worker,
+)
 
 OPTIONS = Options(
     model=Path("/models/one"),
@@ -216,3 +225,39 @@ def test_shares_and_slos_reach_who_needs_them() -> None:
     assert on_cpu["gateway-0"]["TANDEM_SLO_PERCENTILE"] == "99"
     assert on_cpu["decode-2"]["TANDEM_SHARE_LADDER"] == ""
     assert on_gpu["decode-2"]["TANDEM_SHARE_LADDER"] == LADDER_OF_SLO
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "is_forked"),
+    [
+        ("transformer", "cpu", True),
+        ("transformer", "cuda", False),
+        ("counting", "cpu", False),
+    ],
+)
+def test_workers_that_need_torch_are_forks(
+    engine: str, device: str, is_forked: bool
+) -> None:
+    """
+    On the CPU, of one stem, which their loaders are told of, too.
+    """
+    workers = replace(OPTIONS.workers, engine=engine, device=device)
+    options = replace(OPTIONS, workers=workers)
+
+    command = worker(options, "unix:///r.sock", Path("/run"), "decode", 0)
+
+    expected = Path("/run/stem.sock") if is_forked else None
+    assert options.has_stem == is_forked
+    assert command.stem == expected
+    assert command.env.get("TANDEM_STEM_SOCKET") == (expected and str(expected))
+
+
+def test_a_stem_has_no_settings() -> None:
+    """
+    Those of its forks are theirs.
+    """
+    command = stem(listen_fd=9)
+
+    assert command.argv == (sys.executable, "-P", "-m", "worker.stem", "9")
+    assert command.pass_fds == (9,)
+    assert not [name for name in command.env if name.startswith("TANDEM_")]

@@ -1,0 +1,27 @@
+"""The stem of a CPU's workers and loaders: torch and transformers, imported once for all.
+
+    python -m worker.stem DESCRIPTOR
+
+where the descriptor is of a socket that listens. Starts no thread pool: a fork of a
+process that has one could not compute.
+"""
+
+import importlib
+import socket
+import sys
+
+from engine.openmp import share_pool
+from mesh.stem import serve
+
+MODULES = "worker.app", "engine.transformer", "engine.checkpoint"
+
+
+def main(descriptor: int) -> None:
+    share_pool()
+    for module in MODULES:
+        importlib.import_module(module)
+    serve(socket.socket(fileno=descriptor))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
