@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -28,8 +28,23 @@ $(STAMP): pyproject.toml constraints.txt
 up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".
 	@$(BIN)/tandem up $(if $(MODEL),--model $(MODEL)) --port $(PORT) $(ARGS)
 
-test: install lint ## Lint, then run every test; ARGS="-k name" for some.
+# Tests of whole meshes wait more than they compute: they leave time for all others.
+MESHES := tests/chaos tests/system tests/walkthrough
+
+test: install ## Lint, and run every test; ARGS="-k name" for some.
+ifeq ($(strip $(ARGS)),)
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target \
+	  lint test-meshes test-rest
+else
+	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+endif
+
+test-meshes: install
+	$(BIN)/python -m pytest $(MESHES)
+
+test-rest: install
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(MESHES))
 
 lint: install ## Style, formatting and types.
 	$(BIN)/ruff check .

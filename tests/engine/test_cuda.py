@@ -198,7 +198,7 @@ def test_padding_rows_write_nothing(family: Callable[[str], Path]) -> None:
     )
     tables = torch.zeros((4, 2), dtype=torch.int32, device=DEVICE)
     tables[1, 0] = 1
-    attention = DecodeAttention(blocks, slots.int(), tables, lengths.int(), num_sms=132)
+    attention = DecodeAttention(blocks, slots.int(), tables, lengths.int(), num_sms=8)
     tokens = torch.ones((1, 4), dtype=torch.int32, device=DEVICE)
 
     with torch.inference_mode():
@@ -221,7 +221,7 @@ def test_padding_beside_a_prompt_changes_nothing(
     """
     model = Model(family("llama"), "float32")
     chunks = [Chunk([5], 3, [4], GREEDY, 0), Chunk([7, 8, 9], 0, [2], GREEDY, 0)]
-    sizes = Sizes(max_num_seqs=4, table_width=4, tile=16, num_sms=132)
+    sizes = Sizes(max_num_seqs=4, table_width=4, tile=16, num_sms=8)
     packed = Packed(16, sizes, block_size=16, device=torch.device(DEVICE))
     exact = StepInputs.upload(pack(chunks, 16), torch.device(DEVICE))
     forward = Forward(model.served, torch.device(DEVICE))
