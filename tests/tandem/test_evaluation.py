@@ -66,7 +66,7 @@ def gateway() -> Iterator[Gateway]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         fake.url = f"http://127.0.0.1:{server.server_port}"
-        Thread(target=server.serve_forever, name="gateway").start()
+        Thread(target=server.serve_forever, args=(0.01,), name="gateway").start()
         yield fake
         server.shutdown()
 
