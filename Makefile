@@ -20,7 +20,7 @@ install: $(STAMP) ## Make .venv with the `tandem` command in it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,dev]'
+	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,containers,dev]'
 	@echo "compiling the kernels"
 	@$(BIN)/python -m engine.compile
 	@touch $@

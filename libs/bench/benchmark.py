@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import aiohttp
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.client import connected
+from bench.client import Client, connected
 from bench.load import closed_loop, open_loop
 from bench.measures import SLO, Outcome, measured
 from bench.report import Report, as_table, draw
@@ -51,7 +52,7 @@ class Plan:
     def is_closed_loop(self) -> bool:
         return not (self.rate or self.trace)
 
-    def requests(self, repeat: int) -> list[Planned]:
+    def requests(self, repeat: object) -> list[Planned]:
         """Each repeat asks something else, or caches would answer."""
         seed = f"{self.seed} {repeat}"
         if self.trace:
@@ -108,23 +109,36 @@ async def _measure(
         on_answer()
         return outcome
 
+    async with connected_to(url, plan) as client:
+        check(await closed_loop(plan.warmups(), ask, plan.num_clients))
+        return [
+            await closed_loop(requests, ask, plan.num_clients)
+            if plan.is_closed_loop
+            else await open_loop(requests, ask)
+            for requests in repeats
+        ]
+
+
+@asynccontextmanager
+async def connected_to(
+    url: str, plan: Plan, *, sees_every_token: bool = False
+) -> AsyncIterator[Client]:
+    """The plan's client; ConfigurationError if it cannot ask inside."""
     try:
         async with connected(
-            url, plan.model, plan.answer_seconds, is_plain=plan.is_plain
+            url,
+            plan.model,
+            plan.answer_seconds,
+            is_plain=plan.is_plain,
+            sees_every_token=sees_every_token,
         ) as client:
-            _check(await closed_loop(plan.warmups(), ask, plan.num_clients))
-            return [
-                await closed_loop(requests, ask, plan.num_clients)
-                if plan.is_closed_loop
-                else await open_loop(requests, ask)
-                for requests in repeats
-            ]
+            yield client
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
         reason = str(error) or type(error).__name__
         raise ConfigurationError(f"no answer from {url}: {reason}") from None
 
 
-def _check(warmed_up: Iterable[Outcome]) -> None:
+def check(warmed_up: Iterable[Outcome]) -> None:
     """The first requests compile kernels and open connections, and are not counted; a
     server that cannot answer them is not measured.
     """

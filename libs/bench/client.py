@@ -19,10 +19,10 @@ class Client:
     """Streams completions from one server. Errors become part of the outcome."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, model: str, *, is_plain: bool
+        self, http: aiohttp.ClientSession, fields: dict[str, Any], *, is_plain: bool
     ) -> None:
         self._http = http
-        self._model = model
+        self._fields = fields
         self._is_plain = is_plain
         self._open: set[aiohttp.ClientResponse] = set()
         self._has_hung_up = False
@@ -73,7 +73,7 @@ class Client:
 
     def _body(self, planned: Planned) -> dict[str, Any]:
         body = {
-            "model": self._model,
+            **self._fields,
             "prompt": planned.prompt,
             "max_tokens": planned.max_tokens,
             "temperature": 0,
@@ -98,11 +98,18 @@ def _is_piece(choice: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def connected(
-    url: str, model: str, answer_seconds: float, *, is_plain: bool = False
+    url: str,
+    model: str,
+    answer_seconds: float,
+    *,
+    is_plain: bool = False,
+    sees_every_token: bool = False,
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`; an empty `model` is the first that it serves.
 
-    A plain one sends nothing but fields of OpenAI's, and as prompts text.
+    A plain one sends nothing but fields of OpenAI's, and as prompts text. One that is to
+    see every token has a piece also of one without text, which a character's first bytes
+    are; Tandem and vLLM know how.
     Raises aiohttp.ClientError or TimeoutError when nobody answers there.
     """
     async with aiohttp.ClientSession(
@@ -113,7 +120,10 @@ async def connected(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         read_bufsize=1 << 20,
     ) as http:
-        yield Client(http, model or await _first_model(http), is_plain=is_plain)
+        fields: dict[str, Any] = {"model": model or await _first_model(http)}
+        if sees_every_token:
+            fields["return_token_ids"] = True
+        yield Client(http, fields, is_plain=is_plain)
 
 
 async def _first_model(http: aiohttp.ClientSession) -> str:

@@ -34,6 +34,13 @@ async def open_loop(
     planned: Iterable[Planned], ask: Callable[[Planned], Awaitable[Outcome]]
 ) -> list[Outcome]:
     """Each at its time, whether or not earlier ones were answered."""
+    return await in_order(sorted(planned, key=lambda each: each.at), ask)
+
+
+async def in_order(
+    planned: Iterable[Planned], ask: Callable[[Planned], Awaitable[Outcome]]
+) -> list[Outcome]:
+    """The same of requests by their times, of which each is drawn when it is next."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     outcomes: list[Outcome] = []
@@ -42,7 +49,7 @@ async def open_loop(
         outcomes.append(await ask(each))
 
     async with asyncio.TaskGroup() as tasks:
-        for number, each in enumerate(sorted(planned, key=lambda one: one.at)):
+        for number, each in enumerate(planned):
             await asyncio.sleep(start + each.at - loop.time())
             tasks.create_task(ask_once(each), name=f"request-{number}")
     return outcomes

@@ -1,6 +1,7 @@
 """`tandem experiment`: real meshes under load, compared and drawn."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +52,39 @@ TPOTLimit = Annotated[
     Option(
         "--tpot-slo", min=0, help="In ms.", show_default="10 times that without load"
     ),
+]
+PrefillCounts = Annotated[
+    str,
+    Option(
+        "--prefill",
+        metavar="NUMBER,...",
+        help="Prefill containers, one number after the other.",
+        show_default="as many as there are",
+    ),
+]
+DecodeCounts = Annotated[
+    str,
+    Option(
+        "--decode",
+        metavar="NUMBER,...",
+        help="Decode containers, for each number of prefill containers.",
+        show_default="as many as there are",
+    ),
+]
+Project = Annotated[
+    str,
+    Option(help="Of docker compose.", show_default="the only mesh that runs"),
+]
+GatewayUrl = Annotated[
+    str,
+    Option(
+        "--url",
+        help="Of the gateway.",
+        show_default="the port that its container opens",
+    ),
+]
+ScalePlot = Annotated[
+    Path | None, Option("--plot", dir_okay=False, help="Picture.", show_default=False)
 ]
 OfUp = Annotated[
     list[str] | None,
@@ -105,4 +139,58 @@ def paradigms(
             slo=SLO(ttft_slo / 1000 or None, tpot_slo / 1000 or None),
             kv_blocks=kv_blocks,
         )
+    )
+
+
+@experiment.command()
+def scale(
+    prefill: PrefillCounts = "",
+    decode: DecodeCounts = "",
+    project: Project = "",
+    url: GatewayUrl = "",
+    requests: of.NumRequests = 48,
+    num_input: of.NumInput = 64,
+    num_output: of.NumOutput = 128,
+    concurrency: of.Concurrency = 8,
+    rate: of.Rate = 0.0,
+    warm_up: of.WarmUp = 8,
+    vocab_size: of.VocabSize = 1000,
+    seed: of.BenchSeed = 0,
+    timeout: of.AnswerSeconds = 600.0,
+    json: of.AsJson = False,
+    plot: ScalePlot = None,
+) -> None:
+    """More prefill and decode containers, and fewer, of a mesh that docker compose runs.
+
+    Measures a load at each combination, and how long streams pause while containers come
+    and go. Afterwards there are as many as before.
+    """
+    from bench.benchmark import Plan
+    from bench.experiments.scale_command import run
+    from bench.measures import SLO
+    from bench.workload import Scaling
+
+    run(
+        {"prefill": prefill, "decode": decode},
+        Plan(
+            model="",
+            num_requests=requests,
+            num_input=num_input,
+            num_output=num_output,
+            num_clients=concurrency,
+            rate=rate,
+            trace=None,
+            scaling=Scaling(),
+            num_warmups=warm_up,
+            num_repeats=1,
+            vocab_size=vocab_size,
+            is_plain=False,
+            seed=seed,
+            answer_seconds=timeout,
+            slo=SLO(),
+        ),
+        project=project,
+        url=url,
+        as_json=json,
+        plot=plot,
     )

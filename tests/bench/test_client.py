@@ -134,6 +134,17 @@ async def test_a_plain_client_sends_text(server: Server, url: str) -> None:
     assert outcome.num_output_tokens == 3
 
 
+async def test_every_token_can_have_a_piece(server: Server, url: str) -> None:
+    """
+    A token without text is none that a stream waits for.
+    """
+    async with connected(url, "m", 10, sees_every_token=True) as client:
+        await client.ask(ASKED)
+    await asked(url)
+
+    assert [body.get("return_token_ids") for body in server.bodies] == [True, None]
+
+
 async def test_without_counts_a_piece_is_a_token(server: Server, url: str) -> None:
     """
     Not every server counts for its clients.

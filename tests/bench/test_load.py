@@ -1,10 +1,11 @@
 """When requests are sent: by clients that take turns, or at their times."""
 
 import asyncio
+from itertools import count, takewhile
 
 import pytest
 
-from bench.load import closed_loop, open_loop
+from bench.load import closed_loop, in_order, open_loop
 from bench.measures import Outcome
 from bench.workload import Planned
 
@@ -74,3 +75,20 @@ async def test_an_open_loop_sends_each_at_its_time() -> None:
     assert server.asked == [1, 2, 0]
     at = {outcome.num_output_tokens: outcome.sent - start for outcome in outcomes}
     assert all(at[each.max_tokens] >= each.at - 0.001 for each in planned)
+
+
+async def test_requests_in_order_may_have_no_end() -> None:
+    """
+    Each is drawn when it is its turn: what decides when to stop may happen meanwhile.
+    """
+    server = Server()
+    is_over = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, is_over.set)
+    endless = (Planned((1,), number, number / 100) for number in count())
+
+    outcomes = await in_order(
+        takewhile(lambda _: not is_over.is_set(), endless), server.ask
+    )
+
+    assert server.asked == list(range(len(outcomes)))
+    assert 2 <= len(outcomes) <= 7

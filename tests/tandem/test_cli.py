@@ -73,6 +73,11 @@ WRONG = {
         "h100 has no room beside the weights",
     ),
     "a plan without SLOs": (["simulate", "--plan", "50"], "a plan needs --ttft-slo"),
+    "nothing to scale": (["experiment", "scale"], "say --prefill or --decode"),
+    "no number of containers": (
+        ["experiment", "scale", "--decode", "1,x"],
+        "--decode takes numbers from 1 to 64",
+    ),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),
     "nobody to examine": (["eval-demo", "--url", "http://127.0.0.1:9"], "no answer"),
@@ -142,6 +147,19 @@ def test_a_redis_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
 
     assert result.returncode == 2
     assert result.stderr == "tandem: no Redis answers at its URL\n"
+
+
+def test_a_docker_engine_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    """
+    Containers are counted by an engine.
+    """
+    command = ["experiment", "scale", "--decode", "1,2"]
+
+    result = tandem(*command, DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("tandem: the Docker engine: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["up", "status", "chat", "shares"])
