@@ -56,6 +56,12 @@ def _sigmoid(z: Any) -> Any:
 
 
 @compiled()
+def wide(bits: Any) -> Any:
+    """bfloat16 as float32, of which it is the upper half."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@compiled()
 def widen(source: Array, target: Array) -> None:
     """Copy into float32; bfloat16 is the upper half of a float32."""
     if source.itemsize == 2:

@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray
 
 from engine.compiled import compiled
-from engine.elementwise import gate_row, narrow, widen
+from engine.elementwise import gate_row, narrow, wide, widen
 from engine.matmul import bits_at
 
 Array = Any
@@ -28,15 +28,15 @@ def normalize_row(
     """
     dim = shape[1]
     epsilon, offset = np.float32(constants[0]), np.float32(constants[1])
-    values, scales = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    widen(carray(bits_at(x), shape)[row], values)
-    widen(carray(bits_at(weight), dim), scales)
+    source, scales = carray(bits_at(x), shape)[row], carray(bits_at(weight), dim)
     total = np.float32(0.0)
     for j in range(dim):
-        total += values[j] * values[j]
+        value = wide(source[j])
+        total += value * value
     factor = np.float32(1.0) / np.sqrt(total / np.float32(dim) + epsilon)
+    values = np.empty(dim, np.float32)
     for j in range(dim):
-        values[j] *= factor * (scales[j] + offset)
+        values[j] = wide(source[j]) * (factor * (wide(scales[j]) + offset))
     narrow(values, carray(bits_at(y), shape)[row])
 
 
@@ -44,12 +44,11 @@ def normalize_row(
 def add_row(a: int, b: int, y: int, shape: tuple[int, int], row: int) -> None:
     """y = a + b of one row, all [rows, dim] of bfloat16, by their addresses."""
     dim = shape[1]
-    left, right = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    widen(carray(bits_at(a), shape)[row], left)
-    widen(carray(bits_at(b), shape)[row], right)
+    left, right = carray(bits_at(a), shape)[row], carray(bits_at(b), shape)[row]
+    sums = np.empty(dim, np.float32)
     for j in range(dim):
-        left[j] += right[j]
-    narrow(left, carray(bits_at(y), shape)[row])
+        sums[j] = wide(left[j]) + wide(right[j])
+    narrow(sums, carray(bits_at(y), shape)[row])
 
 
 @compiled()
@@ -63,18 +62,17 @@ def rotate_token(
     """
     tokens, heads, dim = shape
     half = dim // 2
-    cos, sin = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    widen(carray(bits_at(angles[0]), (tokens, dim))[token], cos)
-    widen(carray(bits_at(angles[1]), (tokens, dim))[token], sin)
-    values, rotated = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    source, target = carray(bits_at(x), shape), carray(bits_at(y), shape)
+    cos = carray(bits_at(angles[0]), (tokens, dim))[token]
+    sin = carray(bits_at(angles[1]), (tokens, dim))[token]
+    source, target = carray(bits_at(x), shape)[token], carray(bits_at(y), shape)[token]
+    rotated = np.empty(dim, np.float32)
     for head in range(heads):
-        widen(source[token, head], values)
         for j in range(half):
-            rotated[j] = values[j] * cos[j] - values[j + half] * sin[j]
-            other = values[j + half] * cos[j + half] + values[j] * sin[j + half]
-            rotated[j + half] = other
-        narrow(rotated, target[token, head])
+            k = j + half
+            first, second = wide(source[head, j]), wide(source[head, k])
+            rotated[j] = first * wide(cos[j]) - second * wide(sin[j])
+            rotated[k] = second * wide(cos[k]) + first * wide(sin[k])
+        narrow(rotated, target[head])
 
 
 @compiled()

@@ -16,6 +16,9 @@ from protocol.memory import SegmentHandle
 # Linux 5.1; Python names it from 3.13 on. New mappings can only read; the loader's own
 # mapping may still exist when the seal is set.
 F_SEAL_FUTURE_WRITE = 0x0010
+# Linux 5.14; Python does not name it.
+MADV_POPULATE_WRITE = 23
+PIECE_BYTES = 1 << 24  # populated at once, while no other thread of Python runs
 
 
 class Segment(Protocol):
@@ -94,6 +97,17 @@ class Mapping:
     @property
     def view(self) -> memoryview:
         return self._view
+
+    def populate(self) -> None:
+        """Have every page now, and none in the middle of a step.
+
+        Where the kernel cannot, or has no memory left, they come when they are written.
+        """
+        size = len(self._view)
+        with suppress(OSError):
+            for start in range(0, size, PIECE_BYTES):
+                length = min(PIECE_BYTES, size - start)
+                self._memory.madvise(MADV_POPULATE_WRITE, start, length)
 
     def close(self) -> None:
         """Give the mapping up; a view still held by a tensor keeps it until then."""

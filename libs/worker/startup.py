@@ -19,6 +19,7 @@ from engine.openmp import share_pool
 from kv.client import Attachment, StoreClient
 from kv.errors import NoRoom, Refused, StoreLost
 from kv.operations import Loading, LoadWanted
+from kv.segments import Mapping
 from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
 from mesh.sprout import Process, sprout
@@ -146,6 +147,8 @@ def build_engine(
     # torch takes seconds to import: only who computes pays for it.
     from engine.memory import MappedMemory
 
+    if isinstance(attachment.blocks, Mapping):
+        attachment.blocks.populate()
     memory = MappedMemory(
         attachment.weights.view,
         attachment.tensors,
