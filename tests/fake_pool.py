@@ -10,6 +10,7 @@ from mesh.streams import Consumer, Tail, post
 from protocol import keys
 from protocol.messages import (
     Cancel,
+    Decision,
     Failed,
     FinishReason,
     Phase,
@@ -109,6 +110,23 @@ def worker_status(pool: str, phase: Phase) -> WorkerStatus:
         phases=(phase,),
         ready=True,
     )
+
+
+def decision(**changes: Any) -> Decision:
+    """That prefill gets more, since TTFT fails."""
+    decided = Decision(
+        at=1.0,
+        leader="g1",
+        before=Shares(prefill=50, decode=50),
+        shares=Shares(prefill=60, decode=40),
+        reason="ttft fails",
+        load=12.0,
+        seen_ttft_seconds=0.9,
+        seen_tpot_seconds=0.02,
+        expected_ttft_seconds=0.7,
+        expected_tpot_seconds=0.03,
+    )
+    return decided.changed(**changes)
 
 
 class FakePool:

@@ -1,5 +1,7 @@
 """The routes of who runs a pool: how its phases share the machine. Knows no tokens."""
 
+import re
+
 from aiohttp import web
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -68,8 +70,9 @@ class Admin:
         """What became of the shares in the latest windows, the newest first."""
         name, _ = self._found(request)
         stream = keys.decisions(name)
+        count = _limit(request.query.get("limit", str(SHOWN_DECISIONS)))
         try:
-            entries = await newest(self._redis, stream, SHOWN_DECISIONS)
+            entries = await newest(self._redis, stream, count)
         except FAILED:
             raise Unavailable("The message queue is away.") from None
         decisions = [decode_decision(entry.fields[b"body"]) for entry in entries]
@@ -83,6 +86,13 @@ class Admin:
             if name in view.names:
                 return name, view
         raise UnknownPool(f"There is no pool '{name}' here.", param="pool")
+
+
+def _limit(given: str) -> int:
+    """How many to show; InvalidRequest if that is no number of some."""
+    if re.fullmatch("[0-9]{1,3}", given) and 1 <= int(given) <= SHOWN_DECISIONS:
+        return int(given)
+    raise InvalidRequest(f"limit: between 1 and {SHOWN_DECISIONS}.", param="limit")
 
 
 def _parsed(body: bytes) -> Shares:

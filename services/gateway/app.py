@@ -15,6 +15,7 @@ from gateway.errors import Unavailable
 from gateway.generation import Requests
 from gateway.handlers import Handlers
 from gateway.latencies import Meter
+from gateway.live_page import add_page_route, load_page
 from gateway.model import Model, load_model
 from gateway.outbox import Outbox
 from gateway.pool import PoolView
@@ -124,6 +125,7 @@ class Gateway:
         handlers = Handlers(self._settings, self.requests, self.pools, self.admission)
         handlers.add_routes(app)
         Admin(self._redis, self.pools, self._settings).add_routes(app)
+        add_page_route(app, load_page())
         return app
 
     def _steering(self, view: PoolView) -> Steering:

@@ -12,10 +12,11 @@ from gateway.errors import UnknownModel
 from gateway.generation import Arrived, Requests
 from gateway.openai import ChatCall, CompletionCall, parse
 from gateway.orders import OrderBook
+from gateway.pool import PoolView
 from gateway.pools import Pools
 from gateway.respond import Work, respond
 from gateway.settings import Settings
-from protocol.messages import WorkerStatus
+from protocol.messages import InForce, WorkerStatus
 
 DEFAULT_COMPLETION_TOKENS = 16
 
@@ -44,11 +45,22 @@ class Handlers:
         self._pools.known()
         pools = [
             status.summary()
-            | {"ready": view.is_ready, "workers": _workers(view.members, status.pool)}
+            | {
+                "ready": view.is_ready,
+                "shares_by": self._shares_by(view),
+                "workers": _workers(view.members, status.pool),
+            }
             for view in self._pools.views
             for status in view.statuses
         ]
-        return web.json_response({"object": "list", "data": pools})
+        slo = self._settings.goals.summary()
+        return web.json_response({"object": "list", "data": pools, "slo": slo})
+
+    def _shares_by(self, view: PoolView) -> str:
+        """Who decides them; empty where no phase has one."""
+        if not view.is_divided:
+            return ""
+        return "controller" if self._settings.steers else "people"
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()
@@ -106,7 +118,15 @@ class Handlers:
 
 def _workers(members: Sequence[WorkerStatus], pool: str) -> list[dict[str, Any]]:
     return [
-        member.model_dump(exclude={"type", "pool"})
+        member.model_dump(exclude={"type", "pool"}) | _in_words(member.in_force)
         for member in sorted(members, key=lambda member: member.worker_id)
         if member.pool == pool
     ]
+
+
+def _in_words(found: InForce | None) -> dict[str, Any]:
+    """As `tandem status` says it."""
+    return {
+        "runs_on": found.in_words() if found else "",
+        "why_not_more": "; ".join(found.reasons) if found else "",
+    }

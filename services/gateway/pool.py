@@ -39,6 +39,12 @@ class PoolView:
         return [self.name, self.handoff_pool] if self.handoff_pool else [self.name]
 
     @property
+    def is_divided(self) -> bool:
+        """Its phases have shares: it decodes itself, by other workers than prefill's."""
+        has_sides = any(member.phases == ("prefill",) for member in self.members)
+        return has_sides and not self.handoff_pool
+
+    @property
     def statuses(self) -> list[PoolStatus]:
         """Of its store and of the one it hands over to, as last seen."""
         return [self._statuses[name] for name in self.names if name in self._statuses]

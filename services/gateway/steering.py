@@ -8,7 +8,6 @@ process, and the next leader learns anew from the shares in force.
 """
 
 import asyncio
-import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from gateway.controller import Controller, Verdict
 from gateway.errors import Unavailable
 from gateway.latencies import Meter
 from gateway.pool import PoolView
-from gateway.windows import Goals, Window
+from gateway.windows import Goals, Window, finite
 from mesh import metrics
 from mesh.connect import FAILED
 from mesh.leader import Leadership
@@ -59,10 +58,7 @@ class Steered:
             self.view.check()
         except Unavailable:
             return None
-        has_sides = any(member.phases == ("prefill",) for member in self.view.members)
-        if self.view.handoff_pool or not has_sides:
-            return None
-        return self.view.statuses[0].shares
+        return self.view.statuses[0].shares if self.view.is_divided else None
 
 
 @dataclass(slots=True)
@@ -165,8 +161,8 @@ class Steering:
             load=window.load,
             seen_ttft_seconds=seen.ttft,
             seen_tpot_seconds=seen.tpot,
-            expected_ttft_seconds=_finite(verdict.ttft),
-            expected_tpot_seconds=_finite(verdict.tpot),
+            expected_ttft_seconds=finite(verdict.ttft),
+            expected_tpot_seconds=finite(verdict.tpot),
         )
 
     async def _tell(self, decision: Decision) -> None:
@@ -174,7 +170,3 @@ class Steering:
         logger.info("shares.decided", **decision.summary())
         stream = keys.decisions(self._pool.name)
         await send(self._redis, stream, {"body": encode(decision)}, MAX_DECISIONS)
-
-
-def _finite(seconds: float | None) -> float | None:
-    return None if seconds is None or math.isinf(seconds) else seconds

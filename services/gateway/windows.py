@@ -15,6 +15,14 @@ class Goals:
     tpot_seconds: float = math.inf
     percentile: int = 90  # at which both are meant
 
+    def summary(self) -> dict[str, float | int | None]:
+        """As `GET /v1/pools` shows it: null where there is none."""
+        return {
+            "ttft_seconds": finite(self.ttft_seconds),
+            "tpot_seconds": finite(self.tpot_seconds),
+            "percentile": self.percentile,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -47,6 +55,11 @@ class Observed:
         """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""
         ttft = (self.ttft or 0.0) / goals.ttft_seconds
         return max(ttft, (self.tpot or 0.0) / goals.tpot_seconds)
+
+
+def finite(seconds: float | None) -> float | None:
+    """None where it would grow without end."""
+    return None if seconds is None or math.isinf(seconds) else seconds
 
 
 def nearest_rank(values: Sequence[float], percentile: int) -> float | None:

@@ -82,7 +82,7 @@ async def serve(
         async def start(
             *, is_ready: bool = True, served: Model = model, **given: Any
         ) -> aiohttp.ClientSession:
-            settings = Settings(redis_url=redis_url, port=0, **given)
+            settings = Settings(redis_url=redis_url, **{"port": 0, **given})
             gateway = Gateway(settings, "gateway-1", redis, served)
             listener = listening_socket(settings)
             port, stopping = listener.getsockname()[1], asyncio.Event()

@@ -303,3 +303,4 @@ async def test_the_pool_shows_itself(
     assert shown["counts"]["recoveries"] == 0
     assert shown["prefix_cache_hit_rate"] == 0
     assert {worker["service"] for worker in shown["workers"]} >= {"prefill", "decode"}
+    assert shown["shares_by"] == "people"

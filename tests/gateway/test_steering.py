@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
-from fake_pool import POOL, FakePool
+from fake_pool import POOL, FakePool, decision
 from redis.asyncio import Redis
 from waiting import wait_until
 
@@ -155,25 +155,18 @@ async def test_any_gateway_shows_the_decisions(
     """
     With the reason, what was seen and what is expected, the newest first.
     """
-    decision = Decision(
-        at=1.0,
-        leader="g1",
-        before=Shares(prefill=50, decode=50),
-        shares=Shares(prefill=60, decode=40),
-        reason="ttft fails",
-        load=12.0,
-        seen_ttft_seconds=0.9,
-        seen_tpot_seconds=None,
-        expected_ttft_seconds=0.7,
-        expected_tpot_seconds=None,
-    )
     for at in (1.0, 2.0):
-        body = encode(decision.changed(at=at))
+        body = encode(decision(at=at))
         await send(redis, keys.decisions(POOL), {"body": body})
 
     async with client.get(f"/v1/pools/{POOL}/decisions") as response:
         shown = (await response.json())["data"]
+    async with client.get(f"/v1/pools/{POOL}/decisions?limit=1") as response:
+        (newest_one,) = (await response.json())["data"]
+    async with client.get(f"/v1/pools/{POOL}/decisions?limit=0") as response:
+        param = (await response.json())["error"]["param"]
 
     assert [each["at"] for each in shown] == [2.0, 1.0]
+    assert (newest_one, param) == (shown[0], "limit")
     assert (shown[0]["before"], shown[0]["shares"]) == ("50/50", "60/40")
     assert (shown[0]["reason"], shown[0]["seen_ttft_seconds"]) == ("ttft fails", 0.9)
