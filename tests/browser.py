@@ -1,7 +1,7 @@
 """A real browser, spoken to by its own debugging protocol; none to be had: skipped."""
 
 import asyncio
-import base64
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run")
-START_SECONDS = 20
+START_SECONDS = 30
 
 
 class Tab:
@@ -60,11 +60,6 @@ class Tab:
         shown = "[...document.querySelectorAll({!r})].map(e => e.innerText).join('\\n')"
         return str(await self.value(shown.format(selector)))
 
-    async def picture(self, **params: Any) -> bytes:
-        """A PNG."""
-        answer = await self.call("Page.captureScreenshot", **params)
-        return base64.b64decode(answer["data"])
-
     def _note(self, heard: dict[str, Any]) -> None:
         params = heard.get("params", {})
         match heard.get("method"):
@@ -86,6 +81,7 @@ async def browser() -> AsyncIterator[Tab]:
             *OPTIONS,
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
+            env=os.environ | {"TMPDIR": profile},
             stderr=asyncio.subprocess.PIPE,
         )
         try:

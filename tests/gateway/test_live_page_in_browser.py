@@ -25,8 +25,13 @@ async def tab() -> AsyncIterator[Tab]:
         yield opened
 
 
-async def is_state(tab: Tab, state: str) -> bool:
-    return await tab.text("#state") == state
+async def says(tab: Tab, selector: str, text: str) -> None:
+    """It does so in the end."""
+
+    async def is_said() -> bool:
+        return await tab.text(selector) == text
+
+    await wait_until(is_said, seconds=30)
 
 
 async def test_a_person_sees_the_mesh(
@@ -47,7 +52,7 @@ async def test_a_person_sees_the_mesh(
     await serve(**SETTINGS)
 
     await tab.open(started[0].url)
-    await wait_until(lambda: is_state(tab, "live"))
+    await says(tab, "#state", "live")
     page = await tab.text("body")
     steered, idle = [await tab.text(f".pool:nth-child({at})") for at in (1, 2)]
 
@@ -63,9 +68,9 @@ async def test_a_person_sees_the_mesh(
     assert await tab.value("document.querySelectorAll('.charts path').length") == 6
 
     await started[0].stop()
-    await wait_until(lambda: is_state(tab, "lost, trying again"))
+    await says(tab, "#state", "lost, trying again")
     await serve(**SETTINGS, port=started[0].port)
-    await wait_until(lambda: is_state(tab, "live"))
+    await says(tab, "#state", "live")
     assert tab.complaints == []
 
 
@@ -78,7 +83,7 @@ async def test_a_person_asks_and_stops(
     await serve()
     pool.script = saying(403, 404, 405)
     await tab.open(started[0].url)
-    await wait_until(lambda: is_state(tab, "live"))
+    await says(tab, "#state", "live")
 
     await tab.value("form.limit.value = 8, form.send.click()")
     took = await wait_until(lambda: tab.text("#cost"))
@@ -91,5 +96,5 @@ async def test_a_person_asks_and_stops(
     assert re.match(r"3 tokens; [\d.]+ m?s to the first, ", took)
     assert answer
     await wait_until(lambda: pool.cancelled == [pool.jobs[1].request_id])
-    assert await tab.text("#cost") == "stopped"
+    await says(tab, "#cost", "stopped")
     assert tab.complaints == []

@@ -52,8 +52,9 @@ async function answered(prompt, maxTokens) {
     tokens = piece.usage?.completion_tokens ?? tokens;
     answer.append(piece.choices[0]?.delta.content ?? "");
   }
-  const each = tokens > 1 ? `, ${seconds((performance.now() - first) / 1000 / (tokens - 1))} for each other one` : "";
-  return `${tokens} tokens; ${seconds((first - sent) / 1000)} to the first${each}`;
+  const ttft = seconds((first - sent) / 1000);
+  const tpot = seconds((performance.now() - first) / 1000 / Math.max(1, tokens - 1));
+  return `${tokens} tokens; ${ttft} to the first, ${tpot} for each other one`;
 }
 
 /** The data of server-sent events, until the last one. */

@@ -50,8 +50,10 @@ function seconds(value) {
   return `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} ms`;
 }
 
-const amount = (value) =>
-  Number.isNaN(value) ? NONE : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+function amount(value) {
+  if (Number.isNaN(value)) return NONE;
+  return value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+}
 
 const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString("en-GB");
 
@@ -97,23 +99,22 @@ function ratios(values) {
 /** Lines over time: `lines` is `[kind, name, [[epoch, value], ...]]`, `goal` a level or null. */
 function chart(svg, { lines, goal, scale, unit, label }) {
   const { clientWidth: width, clientHeight: height } = svg;
-  const edge = { left: 46, right: 8, top: 6, bottom: 18 };
+  const [left, right, above, below] = [46, width - 8, 6, height - 18];
   const times = lines.flatMap(([, , points]) => points.map(([at]) => at));
   const [first, last] = [Math.min(...times), Math.max(...times)];
-  const x = (at) => edge.left + ((at - first) / (last - first || 1)) * (width - edge.left - edge.right);
+  const x = (at) => left + ((at - first) / (last - first || 1)) * (right - left);
   const [low, high] = [scale.by(scale.bottom), scale.by(scale.top)];
-  const y = (value) => edge.top + ((high - scale.by(value)) / (high - low)) * (height - edge.top - edge.bottom);
+  const y = (value) => above + ((high - scale.by(value)) / (high - low)) * (below - above);
+  const across = (level) => ({ x1: left, x2: right, y1: y(level), y2: y(level) });
   const parts = scale.levels.flatMap((level) => [
-    shape("line", { x1: edge.left, x2: width - edge.right, y1: y(level), y2: y(level) }),
-    shape("text", { x: edge.left - 6, y: y(level) + 4, "text-anchor": "end" }, unit(level)),
+    shape("line", across(level)),
+    shape("text", { x: left - 6, y: y(level) + 4, "text-anchor": "end" }, unit(level)),
   ]);
   parts.push(
-    shape("text", { x: edge.left, y: height - 4 }, clock(first)),
-    shape("text", { x: width - edge.right, y: height - 4, "text-anchor": "end" }, clock(last)),
+    shape("text", { x: left, y: height - 4 }, clock(first)),
+    shape("text", { x: right, y: height - 4, "text-anchor": "end" }, clock(last)),
   );
-  if (goal !== null) {
-    parts.push(shape("line", { class: "goal", x1: edge.left, x2: width - edge.right, y1: y(goal), y2: y(goal) }));
-  }
+  if (goal !== null) parts.push(shape("line", { class: "goal", ...across(goal) }));
   for (const [kind, name, points] of lines) {
     parts.push(shape("path", { class: kind, d: path(points, x, y) }));
     for (const [at, value] of points.filter(([, value]) => value !== null)) {

@@ -33,8 +33,10 @@ async function look() {
   const [pools, metrics] = await Promise.all([asked("v1/pools"), asked("metrics", "text")]);
   showTraffic(metrics);
   const divided = pools.data.filter((pool) => pool.shares_by);
-  await Promise.all(divided.map((pool) => lookForDecisions(pool.pool)));
+  const learnt = await Promise.allSettled(divided.map((pool) => lookForDecisions(pool.pool)));
   showPools(pools.data, pools.slo);
+  const failed = learnt.find((one) => one.reason);
+  if (failed) throw failed.reason;
 }
 
 /** Mostly one is new; all are asked for at first, and after a while unseen. */
@@ -62,14 +64,16 @@ async function lookAndTell() {
   }
 }
 
-const isSeen = () =>
-  document.hidden
-    ? new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }))
-    : null;
+async function untilSeen() {
+  if (!document.hidden) return;
+  await new Promise((resolve) => {
+    document.addEventListener("visibilitychange", resolve, { once: true });
+  });
+}
 
 async function live() {
   for (;;) {
-    await isSeen();
+    await untilSeen();
     await lookAndTell();
     await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
   }

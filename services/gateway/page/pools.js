@@ -33,7 +33,8 @@ function kindOf(pool, pools) {
   if (source) return `decodes for ${source.pool}`;
   if (pool.handoff_pool) return `hands over to ${pool.handoff_pool}`;
   const isFused = pool.workers.some((worker) => worker.phases.length > 1);
-  return isFused ? "fused: each worker does both phases" : "semi: prefill and decode over one KV cache";
+  if (isFused) return "fused: each worker does both phases";
+  return "semi: prefill and decode over one KV cache";
 }
 
 function showPool(section, pool, kind, slo) {
@@ -41,12 +42,18 @@ function showPool(section, pool, kind, slo) {
   say(named(section, "kind"), kind);
   say(named(section, "ready"), pool.ready ? "ready" : "not ready");
   named(section, "ready").className = pool.ready ? "yes" : "no";
-  const { blocks, counts } = pool;
-  const size = `${amount(blocks.total)} of ${pool.block_size} tokens, shared by ${pool.sharing}`;
-  say(named(section, "size"), `${size}; a request has ${amount(pool.max_model_len)} tokens at most`);
-  showBlocks(section, blocks);
-  const facts = section.querySelector("dl");
-  const shown = {
+  showBlocks(section, pool);
+  showFacts(section, pool);
+  showShares(section, pool);
+  const place = (worker) => SERVICES.indexOf(worker.service);
+  const processes = pool.workers.toSorted((one, other) => place(one) - place(other));
+  fill(section.querySelector("[data-is=workers] tbody"), processes.map(processRow));
+  showDecisions(section, pool, slo);
+}
+
+function showFacts(section, pool) {
+  const { counts } = pool;
+  const facts = {
     waiting: pool.waiting,
     parked: pool.parked,
     "prefix cache hits": `${(100 * pool.prefix_cache_hit_rate).toFixed(1)} %`,
@@ -55,20 +62,20 @@ function showPool(section, pool, kind, slo) {
     recoveries: counts.recoveries,
     preemptions: counts.preemptions,
   };
-  children(facts, "div", Object.keys(shown).length).forEach((part, at) => {
-    const [name, value] = Object.entries(shown)[at];
+  const shown = Object.entries(facts);
+  children(section.querySelector("dl"), "div", shown.length).forEach((part, at) => {
+    const [name, value] = shown[at];
     if (!part.firstChild) part.append(make("dt"), make("dd"));
     say(part.firstChild, name);
     say(part.lastChild, typeof value === "number" ? value.toLocaleString("en") : value);
   });
-  showShares(section, pool);
-  const place = (worker) => SERVICES.indexOf(worker.service);
-  const processes = pool.workers.toSorted((one, other) => place(one) - place(other));
-  fill(section.querySelector("[data-is=workers] tbody"), processes.map(processRow));
-  showDecisions(section, pool, slo);
 }
 
-function showBlocks(section, blocks) {
+function showBlocks(section, pool) {
+  const { blocks } = pool;
+  const size = `${amount(blocks.total)} of ${pool.block_size} tokens, shared by ${pool.sharing}`;
+  const most = `a request has ${amount(pool.max_model_len)} tokens at most`;
+  say(named(section, "size"), `${size}; ${most}`);
   const bar = section.querySelector(".bar");
   const legend = named(section, "blocks");
   const words = BLOCKS.map((state) => `${state} ${blocks[state].toLocaleString("en")}`);
@@ -106,13 +113,19 @@ function inWords(decision) {
 
 function processRow(worker) {
   const { phases } = worker;
-  const step = worker.computes_on ? `${worker.percent} %: ${worker.computes_on}` : phases.length ? `${worker.percent} %` : "";
+  const [isOfOne, isOfBoth] = [phases.length === 1, phases.length > 1];
+  const step = [`${worker.percent} %`, worker.computes_on].filter(Boolean).join(": ");
+  const where = `${worker.host}, pid ${worker.pid}`;
   return [
-    { text: worker.service, kind: phases.length === 1 ? phases[0] : "", note: phases.length > 1 ? phases.join(" and ") : "" },
-    { text: worker.worker_id, note: `${worker.host}, pid ${worker.pid}${worker.ready ? "" : ", not ready"}` },
+    {
+      text: worker.service,
+      kind: isOfOne ? phases[0] : "",
+      note: isOfBoth ? phases.join(" and ") : "",
+    },
+    { text: worker.worker_id, note: worker.ready ? where : `${where}, not ready` },
     { text: worker.running.toLocaleString("en"), kind: "number" },
     { text: worker.waiting.toLocaleString("en"), kind: "number" },
-    { text: step },
+    { text: phases.length ? step : "" },
     { text: worker.runs_on, note: worker.why_not_more },
   ];
 }
@@ -149,23 +162,28 @@ function showDecisions(section, pool, slo) {
 function spells(windows) {
   const found = [];
   for (const window of windows) {
-    const isIdle = window.decision.load === 0 && window.decision.reason === "too few requests";
-    if (isIdle && found.at(-1)?.isIdle) found.at(-1).since ??= found.at(-1).decision.at;
-    if (isIdle && found.at(-1)?.isIdle) found.at(-1).decision = window.decision;
-    else found.push({ ...window, isIdle });
+    const { decision } = window;
+    const last = found.at(-1);
+    const isIdle = decision.load === 0 && decision.reason === "too few requests";
+    if (isIdle && last?.isIdle) {
+      last.since ??= last.decision.at;
+      last.decision = decision;
+    } else {
+      found.push({ ...window, isIdle });
+    }
   }
   return found;
 }
 
 function decisionRow({ decision, before, since }, slo) {
-  const isKept = decision.before === decision.shares;
+  const { before: old, shares } = decision;
   const latency = (value, goal) => {
-    const isBeyond = goal !== null && value !== null && value > goal;
-    return { text: seconds(value) + (isBeyond ? " ▲" : ""), kind: isBeyond ? "number beyond" : "number" };
+    if (goal === null || value <= goal) return { text: seconds(value), kind: "number" };
+    return { text: `${seconds(value)} ▲`, kind: "number beyond" };
   };
   return [
     { text: clock(decision.at), note: since ? `since ${clock(since)}` : "" },
-    { text: isKept ? decision.shares : `${decision.before} → ${decision.shares}`, kind: isKept ? "" : "changed" },
+    old === shares ? { text: shares } : { text: `${old} → ${shares}`, kind: "changed" },
     { text: decision.reason },
     { text: amount(decision.load), kind: "number" },
     { text: seconds(before?.expected_ttft_seconds ?? null), kind: "number" },
@@ -195,7 +213,7 @@ function drawDecisions(section, windows, slo) {
     ];
     const values = lines.flatMap(([, , points]) => points.map(([, value]) => value));
     const scale = ratios([...values, goal]);
-    const label = `${name}, seen at last: ${seconds(latest[seen])}`;
+    const label = `${name.toUpperCase()}, seen at last: ${seconds(latest[seen])}`;
     chart(named(section, name), { lines, goal, scale, unit: seconds, label });
   };
   latency("ttft", "seen_ttft_seconds", "expected_ttft_seconds", slo.ttft_seconds);

@@ -9,7 +9,8 @@ function samples(text) {
   const found = new Map();
   for (const line of text.split("\n")) {
     const cut = line.lastIndexOf(" ");
-    if (cut > 0 && !line.startsWith("#")) found.set(line.slice(0, cut), Number(line.slice(cut + 1)));
+    if (cut < 1 || line.startsWith("#")) continue;
+    found.set(line.slice(0, cut), Number(line.slice(cut + 1)));
   }
   return found;
 }
