@@ -93,7 +93,8 @@ function ratios(values) {
   const decades = [-4, -3, -2, -1, 0, 1, 2, 3].map((power) => 10 ** power);
   const within = (level) => level >= bottom && level <= top;
   const fine = decades.flatMap((level) => [level, 2 * level, 5 * level]).filter(within);
-  return { by: Math.log, bottom, top, levels: fine.length > 6 ? decades.filter(within) : fine };
+  const by = (value) => Math.log(Math.max(value, bottom)); // what is rounded to 0 has no log
+  return { by, bottom, top, levels: fine.length > 6 ? decades.filter(within) : fine };
 }
 
 /** Lines over time: `lines` is `[kind, name, [[epoch, value], ...]]`, `goal` a level or null. */
