@@ -4,16 +4,14 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from mesh.streams import Letter
 
-
-async def publish(redis: Redis, key: str, value: bytes, letter: Letter) -> None:
+async def publish(
+    redis: Redis, key: str, stream: str, body: bytes, max_len: int
+) -> None:
     """Keep the value for those who come later, and tell those who listen."""
     async with redis.pipeline(transaction=True) as transaction:
-        transaction.set(key, value)
-        transaction.xadd(
-            letter.stream, dict(letter.fields), maxlen=letter.max_len or None
-        )
+        transaction.set(key, body)
+        transaction.xadd(stream, {"body": body}, maxlen=max_len)
         await transaction.execute()
 
 

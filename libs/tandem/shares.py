@@ -10,7 +10,6 @@ from rich.console import Console
 from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
 from mesh.state import kept, publish
-from mesh.streams import Letter
 from mesh.timing import every
 from protocol import keys
 from protocol.messages import PoolStatus, Shares, WorkerStatus, decode_status
@@ -57,11 +56,10 @@ async def _change(redis_url: str, pool: str, shares: Shares) -> None:
         async with connect(redis_url) as redis:
             if await _shares_of(redis, pool) is None:
                 raise ConfigurationError(f"no pool {pool} lives at this Redis")
-            body = encode(shares)
-            letter = Letter(
-                keys.control(pool), {"body": body}, keys.MAX_CONTROL_ENTRIES
+            stream, body = keys.control(pool), encode(shares)
+            await publish(
+                redis, keys.shares(pool), stream, body, keys.MAX_CONTROL_ENTRIES
             )
-            await publish(redis, keys.shares(pool), body, letter)
             async with asyncio.timeout(HEARD_SECONDS):
                 async for _ in every(POLL_SECONDS, asyncio.Event()):
                     if await _shares_of(redis, pool) == shares:

@@ -13,19 +13,20 @@ from gateway.pools import Pools
 from gateway.settings import Settings
 from mesh.connect import FAILED
 from mesh.state import publish
-from mesh.streams import Letter, newest
+from mesh.streams import newest
 from protocol import keys
 from protocol.messages import Shares, decode_decision
 from protocol.wire import encode
 
 SHOWN_DECISIONS = 100
+# A browser sends this type to another site only if that allows it, which we do not.
+JSON = "application/json"
 
 
 async def publish_shares(redis: Redis, pool: str, shares: Shares) -> None:
     """For the pool's store, and for the one that may follow it."""
-    body = encode(shares)
-    letter = Letter(keys.control(pool), {"body": body}, keys.MAX_CONTROL_ENTRIES)
-    await publish(redis, keys.shares(pool), body, letter)
+    stream, body = keys.control(pool), encode(shares)
+    await publish(redis, keys.shares(pool), stream, body, keys.MAX_CONTROL_ENTRIES)
 
 
 class Admin:
@@ -59,6 +60,8 @@ class Admin:
     async def share(self, request: web.Request) -> web.Response:
         """Change it; workers follow between two steps."""
         name, _ = self._found(request)
+        if request.content_type != JSON:
+            raise InvalidRequest(f"The body has to be {JSON}.")
         shares = _parsed(await body_of(request, self._settings))
         try:
             await publish_shares(self._redis, name, shares)

@@ -1,5 +1,6 @@
 """The routes of who runs a pool."""
 
+import json
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ from protocol import keys
 from protocol.messages import Shares, decode_shares
 
 SHARES = "/v1/pools/default/shares"
+AS_JSON = {"Content-Type": "application/json"}
 ASKED = {"prefill": 60, "decode": 55}
 
 
@@ -57,10 +59,22 @@ async def test_shares_that_are_none(
     client: aiohttp.ClientSession, pool: FakePool, body: str, param: str | None
 ) -> None:
     """A wrong body is refused at the door, with the name of the field."""
-    async with client.post(SHARES, data=body) as response:
+    async with client.post(SHARES, data=body, headers=AS_JSON) as response:
         error = (await response.json())["error"]
 
     assert (response.status, error["param"]) == (400, param)
+    assert pool.shares == []
+
+
+async def test_shares_of_another_type_are_refused(
+    client: aiohttp.ClientSession, pool: FakePool
+) -> None:
+    """A page of another site can make a browser send plain text here, but no JSON."""
+    async with client.post(SHARES, data=json.dumps(ASKED)) as response:
+        error = (await response.json())["error"]
+
+    assert response.status == 400
+    assert "application/json" in error["message"]
     assert pool.shares == []
 
 

@@ -16,7 +16,7 @@ from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import MAX_DEATHS
 from mesh.state import publish
-from mesh.streams import Letter, Mailbox, send
+from mesh.streams import Mailbox, send
 from protocol import keys
 from protocol.messages import (
     Cancel,
@@ -185,9 +185,8 @@ async def test_shares_are_obeyed_and_outlive_the_store(
 
     async with obeying(redis, pool):
         await wait_until(lambda: blocked_clients(redis))
-        body = encode(shares)
-        letter = Letter(keys.control("p"), {"body": body})
-        await publish(redis, keys.shares("p"), body, letter)
+        stream = keys.control("p")
+        await publish(redis, keys.shares("p"), stream, encode(shares), max_len=10)
         await wait_until(lambda: pool.division.shares == shares)
     async with obeying(redis, later):
         await wait_until(lambda: later.division.shares == shares)

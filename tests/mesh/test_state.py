@@ -3,7 +3,7 @@
 from redis.asyncio import Redis
 
 from mesh.state import kept, publish
-from mesh.streams import Letter, Tail
+from mesh.streams import Tail
 
 
 async def test_a_published_value_is_kept_and_told(redis: Redis) -> None:
@@ -14,7 +14,7 @@ async def test_a_published_value_is_kept_and_told(redis: Redis) -> None:
     listener = Tail(redis, "news", after=b"0")
 
     for value in (b"1", b"2"):
-        await publish(redis, "state", value, Letter("news", {"body": value}))
+        await publish(redis, "state", "news", value, max_len=10)
 
     told = [entry.fields[b"body"] for entry in await listener.read(10)]
     assert (before, told, await kept(redis, "state")) == (None, [b"1", b"2"], b"2")
