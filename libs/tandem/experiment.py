@@ -36,6 +36,15 @@ LoadKind = Annotated[
     LoadName,
     Option(help="Long prompts and long answers: mixed, or one phase after the other."),
 ]
+Rates = Annotated[
+    str,
+    Option(
+        metavar="RATE,...",
+        help="Requests per second, rising; each system is asked until it fails its SLOs.",
+        show_default="searched, to 10 %",
+    ),
+]
+Seconds = Annotated[float, Option(min=1, help="Of arrivals at each rate.")]
 Blocks = Annotated[
     int,
     Option("--kv-blocks", min=2, help="Of each system; disaggregated: half per pool."),
@@ -86,6 +95,13 @@ GatewayUrl = Annotated[
 ScalePlot = Annotated[
     Path | None, Option("--plot", dir_okay=False, help="Picture.", show_default=False)
 ]
+Out = Annotated[
+    Path,
+    Option(
+        help="Beginning of the names of the results, a .json and a .png. Systems that "
+        "they have already, with these settings, are not measured again."
+    ),
+]
 OfUp = Annotated[
     list[str] | None,
     Argument(
@@ -111,34 +127,52 @@ def paradigms(
     trace: of.Trace = None,
     length_scale: LengthScale = 1.0,
     max_total: of.MaxTotal = 2048,
+    rates: Rates = "",
+    seconds: Seconds = 30.0,
     seed: of.BenchSeed = 0,
     ttft_slo: TTFTLimit = 0.0,
     tpot_slo: TPOTLimit = 0.0,
     kv_blocks: Blocks = 2048,
     vocab_size: of.VocabSize = 1000,
+    out: Out = Path("paradigms"),
+    json: of.AsJson = False,
 ) -> None:
-    """Fused, disaggregated and semi serving of the same requests.
+    """Fused, disaggregated and semi serving under the same arrivals, at rising rates.
 
-    Each system is a mesh on this machine, started and stopped one after the other.
+    Each system is a mesh on this machine, started and stopped one after the other. Shown
+    is the highest rate at which 90 % of the requests met both SLOs.
     """
+    from bench.experiments.findings import Setting
     from bench.experiments.loads import Drawn, Recorded
     from bench.experiments.paradigms import Plan, run
+    from bench.experiments.sweep import listed
     from bench.experiments.systems import named, peers
-    from bench.measures import SLO
     from bench.workload import Scaling
 
+    scaling = Scaling(length_scale, 1.0, max_total)
     run(
         Plan(
-            options=[*(["--model", model] if model else []), *(options or [])],
+            setting=Setting(
+                model=Path(model).name or "demo",
+                options=tuple(options or ()),
+                load=trace.name if trace else load.value,
+                length_scale=length_scale,
+                seconds=seconds,
+                seed=seed,
+                kv_blocks=kv_blocks,
+                ttft_slo=ttft_slo / 1000 or None,
+                tpot_slo=tpot_slo / 1000 or None,
+                rates=listed(rates),
+            ),
+            model=model,
             systems=named(systems),
             peers=peers(peer or []),
-            load=Recorded(trace, vocab_size, Scaling(length_scale, 1.0, max_total))
+            load=Recorded(trace, vocab_size, scaling)
             if trace
             else Drawn(load == LoadName.shifting, vocab_size, length_scale),
-            seed=seed,
-            slo=SLO(ttft_slo / 1000 or None, tpot_slo / 1000 or None),
-            kv_blocks=kv_blocks,
-        )
+            out=out,
+        ),
+        as_json=json,
     )
 
 

@@ -1,5 +1,6 @@
 """Which systems are compared: one mesh under different settings, and peers that serve."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,9 +27,19 @@ def _fused(blocks: int, _: SLO) -> System:
 
 
 def _disaggregated(blocks: int, _: SLO) -> System:
-    """The same memory in all: each of both pools has half."""
-    options = "--paradigm", "disaggregated", "--kv-blocks", str(blocks // 2)
-    return System("disaggregated", options)
+    """A device for each phase: half of the cores and of the memory."""
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    options = _apart(blocks)
+    return System("disaggregated", (*options, "--threads", str(threads)))
+
+
+def _competing(blocks: int, _: SLO) -> System:
+    """Half of the memory each; for the cores both phases compete."""
+    return System("disaggregated-100", _apart(blocks))
+
+
+def _apart(blocks: int) -> tuple[str, ...]:
+    return "--paradigm", "disaggregated", "--kv-blocks", str(blocks // 2)
 
 
 def _halves(blocks: int, _: SLO) -> System:
@@ -40,16 +51,21 @@ def _whole(blocks: int, _: SLO) -> System:
 
 
 def _dynamic(blocks: int, slo: SLO) -> System:
-    """From (100, 100) on, where the paper's released code begins as well."""
+    """From (100, 100) on, as the paper's released code. ConfigurationError without SLOs."""
+    if not (slo.ttft and slo.tpot):
+        raise ConfigurationError(
+            "semi-dynamic comes after another system, or with --ttft-slo and --tpot-slo"
+        )
     options = ["--kv-blocks", str(blocks)]
-    options += ["--slo-ttft", f"{slo.ttft or 0:.4f}"]
-    options += ["--slo-tpot", f"{slo.tpot or 0:.4f}"]
+    options += ["--slo-ttft", f"{slo.ttft:.4f}"]
+    options += ["--slo-tpot", f"{slo.tpot:.4f}"]
     return System("semi-dynamic", tuple(options), (100, 100))
 
 
 KINDS: dict[str, Callable[[int, SLO], System]] = {
     "fused": _fused,
     "disaggregated": _disaggregated,
+    "disaggregated-100": _competing,
     "semi-50": _halves,
     "semi-100": _whole,
     "semi-dynamic": _dynamic,

@@ -23,11 +23,11 @@ class Unloaded(BaseModel, frozen=True):
     tpot: float
     e2e: float
 
-    def slo(self, given: SLO) -> SLO:
-        """What was given, and of the rest what the paper takes."""
-        return SLO(
-            ttft=given.ttft or TTFT_FACTOR * self.ttft,
-            tpot=given.tpot or TPOT_FACTOR * self.tpot,
+    def slos(self, given: SLO) -> tuple[float, float]:
+        """Of TTFT and TPOT: what was given, and of the rest what the paper takes."""
+        return (
+            given.ttft or TTFT_FACTOR * self.ttft,
+            given.tpot or TPOT_FACTOR * self.tpot,
         )
 
 
