@@ -79,7 +79,9 @@ class Worker:
         self._in_force = in_force
         show(in_force)
         batch = Batch(settings.max_num_batched_tokens)
-        core = Core(store, engine, batch, frozenset(settings.each_phase))
+        cores = len(os.sched_getaffinity(0)) if in_force.threads else 0
+        phases = frozenset(settings.each_phase)
+        core = Core(store, engine, batch, phases, cores)
         self._core = core
         exchange = Exchange()
         self._inbox = inbox = Inbox(settings.max_num_seqs, exchange)

@@ -15,6 +15,7 @@ from mesh import metrics
 from protocol.messages import DecodeJob, Phase, PrefillJob
 from worker.batch import Batch
 from worker.exchange import Outcome, Work
+from worker.rest import rest_seconds
 from worker.sequence import Sequence
 
 
@@ -22,13 +23,26 @@ class Core:
     """One worker's sequences and how they advance."""
 
     def __init__(
-        self, store: StoreClient, engine: Engine, batch: Batch, phases: frozenset[Phase]
+        self,
+        store: StoreClient,
+        engine: Engine,
+        batch: Batch,
+        phases: frozenset[Phase],
+        cores: int = 0,
     ) -> None:
+        """`cores` are the host's, if it is they that compute."""
         self._store = store
         self._engine = engine
         self.phases = phases
         self.batch = batch
-        self.percent = EVERYTHING.percent  # of the machine, for a step of its phase
+        self._cores = cores
+        self._part = EVERYTHING
+        self.rest_seconds = 0.0  # until the next round
+
+    @property
+    def percent(self) -> int:
+        """Of the machine, for a step of its phase."""
+        return self._part.percent
 
     @property
     def computes_on(self) -> str:
@@ -42,6 +56,7 @@ class Core:
         dies earlier leaves them to one who will tell.
         """
         outcome = self._take_all(work)
+        self.rest_seconds = 0.0
         if scheduled := self.batch.schedule():
             self._step(scheduled, outcome)
         else:
@@ -97,6 +112,7 @@ class Core:
             self.batch.join(sequence)
 
     def _step(self, scheduled: list[tuple[Sequence, Chunk]], outcome: Outcome) -> None:
+        began = time.perf_counter()
         with metrics.STEP_SECONDS.time():
             tokens = self._engine.step([chunk for _, chunk in scheduled])
             advanced = self._store.advance(
@@ -104,6 +120,8 @@ class Core:
                 for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
             )
         self._apply(advanced)
+        step_seconds = time.perf_counter() - began
+        self.rest_seconds = rest_seconds(self._part, self._cores, step_seconds)
         handed_off = []
         for sequence, _ in scheduled:
             if not self.batch.holds(sequence):
@@ -124,7 +142,7 @@ class Core:
                 sequence.block_table.extend(growth.block_ids)
 
     def _share(self, part: Part) -> None:
-        self.percent = part.percent
+        self._part = part
         self._engine.share(part.percent, part.num_peers)
 
     def _hands_off(self, sequence: Sequence) -> bool:

@@ -57,7 +57,7 @@ class Outcome:
 
 
 class Exchange:
-    """Both directions. `work` and `say` are the thread's, the rest is the loop's."""
+    """Both directions. `work`, `say` and `rest` are the thread's, the rest is the loop's."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -120,6 +120,12 @@ class Exchange:
             )
             self._untold.append(outcome)
         self._loop.call_soon_threadsafe(self._has_news.set)
+
+    def rest(self, seconds: float) -> None:
+        """Let the cores to others for so long, unless there is to be no more round."""
+        if seconds > 0:
+            with self._changed:
+                self._changed.wait_for(lambda: self.is_stopping, seconds)
 
     def end(self) -> None:
         """The thread's last word."""

@@ -24,6 +24,7 @@ def compute(core: Core, exchange: Exchange) -> None:
         while not exchange.is_stopping:
             work = exchange.work(is_idle=len(core.batch) == 0)
             exchange.say(core.round(work))
+            exchange.rest(core.rest_seconds)
         exchange.say(core.drain(exchange.work(is_idle=False)))
     finally:
         exchange.end()

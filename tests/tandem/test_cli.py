@@ -78,6 +78,10 @@ WRONG = {
         ["experiment", "scale", "--decode", "1,x"],
         "--decode takes numbers from 1 to 64",
     ),
+    "a system nobody knows": (
+        ["experiment", "paradigms", "--systems", "vllm"],
+        "no system 'vllm'; there are fused,",
+    ),
     "no mesh to show": (["status", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "no mesh to ask": (["chat", "--url", "http://127.0.0.1:9"], "no mesh answers at"),
     "nobody to examine": (["eval-demo", "--url", "http://127.0.0.1:9"], "no answer"),

@@ -42,10 +42,15 @@ class Mesh:
         *phases: Phase,
         budget: int = 16,
         engine: CountingEngine | None = None,
+        cores: int = 0,
     ) -> Core:
-        batch = Batch(budget)
-        store = DirectStore(self.pool, name)
-        return Core(store, engine or CountingEngine(100), batch, frozenset(phases))
+        return Core(
+            DirectStore(self.pool, name),
+            engine or CountingEngine(100),
+            Batch(budget),
+            frozenset(phases),
+            cores,
+        )
 
     def announced(self) -> list[PrefillJob | DecodeJob]:
         names, self.store.announcements = (
@@ -321,16 +326,18 @@ def test_a_change_of_the_shares_is_in_force_one_step_later(mesh: Mesh) -> None:
     While the other phase computes, the answer to each step says what the next may take.
     """
     engine = Sharing()
-    decode = mesh.worker("d", "decode", engine=engine)
+    decode = mesh.worker("d", "decode", engine=engine, cores=2)
     mesh.pool.division.join("d", ("decode",))
     mesh.pool.division.join("p", ("prefill",))
     mesh.worker("p", "prefill").round(Work([prefill_job("r1", 6, max_tokens=9)]))
     busy = mesh.worker("p", "prefill", budget=4)
     busy.round(Work([prefill_job("r2", num_tokens=12)]))
     decode.round(Work(mesh.announced()))
+    rest_of_a_core = decode.rest_seconds
 
     mesh.pool.division.change(Shares(prefill=70, decode=30))
     decode.round(Work())
 
     assert engine.parts == [(50, 1), (50, 1), (30, 1)]
     assert decode.percent == 30
+    assert decode.rest_seconds > rest_of_a_core == 0

@@ -137,9 +137,10 @@ async def test_a_stop_ends_every_wait(
     exchange: Exchange, thread: ThreadPoolExecutor
 ) -> None:
     """
-    A thread that waits for work, or to be heard, goes on when the worker stops.
+    A thread that waits for work, or to be heard, or rests, goes on when the worker stops.
     """
     exchange.stop()
+    exchange.rest(seconds=60)
 
     await on_thread(thread, exchange, *(said(n) for n in range(MAX_UNTOLD + 3)))
     work = exchange.work(is_idle=True)

@@ -1,5 +1,7 @@
 """What an experiment found: for programs as JSON, for people as a table."""
 
+from collections.abc import Callable
+
 from pydantic import BaseModel
 from rich.table import Table
 
@@ -92,35 +94,45 @@ class Findings(BaseModel, frozen=True):
 
 
 def as_table(findings: Findings) -> Table:
-    first = findings.systems[0]
-    table = Table("system", title=findings.title, title_justify="left")
-    headings = ["highest rate", f"by {first.name}"]
-    if findings.reference:
-        at = f"at {findings.reference:g}/s"
-        headings += [f"{at}: attainment", "goodput", "mean E2E, s"]
-        headings += ["TTFT P90, ms", "P99", "TPOT P90, ms", "P99"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    """A column for each system: the highest rate, and figures at the reference rate."""
+    first, at = findings.systems[0], findings.reference
+    table = Table("", title=findings.title, title_justify="left")
     for system in findings.systems:
-        cells = [_shown(system.highest, "g"), _ratio(system.highest, first.highest)]
-        if point := system.at(findings.reference):
-            cells += [f"{point.attainment:.3f}", f"{point.run.goodput:.2f}"]
-            cells += [_of(point.run.e2e_ms, "mean", 1000)]
-            for times in (point.run.ttft_ms, point.run.tpot_ms):
-                cells += [_of(times, "p90"), _of(times, "p99")]
-        table.add_row(system.name, *cells)
+        table.add_column(system.name, justify="right")
+    highest = [system.highest for system in findings.systems]
+    table.add_row("highest rate, requests/s", *(_shown(rate, "g") for rate in highest))
+    ratios = [
+        rate / first.highest if rate and first.highest else None for rate in highest
+    ]
+    table.add_row(f"by {first.name}", *(_shown(ratio, ".2f") for ratio in ratios))
+    points = [system.at(at) for system in findings.systems]
+    for name, (value, form) in FIGURES.items() if at else ():
+        cells = [_shown(value(point) if point else None, form) for point in points]
+        table.add_row(f"at {at:g}/s: {name}", *cells)
     return table
 
 
-def _of(times: Distribution | None, part: str, unit: float = 1) -> str:
-    if times is None:
-        return "-"
-    return f"{getattr(times, part) / unit:.{0 if unit == 1 else 2}f}"
+def time_of(name: str, part: str) -> Callable[[Point], float | None]:
+    """In milliseconds; None where nothing was answered."""
+
+    def value(point: Point) -> float | None:
+        times: Distribution | None = getattr(point.run, name)
+        return None if times is None else float(getattr(times, part))
+
+    return value
 
 
-def _ratio(rate: float | None, base: float | None) -> str:
-    return f"{rate / base:.2f}" if rate and base else "-"
+FIGURES: dict[str, tuple[Callable[[Point], float | None], str]] = {
+    "attainment": (lambda point: point.attainment, ".3f"),
+    "goodput, requests/s": (lambda point: point.run.goodput, ".2f"),
+    "mean E2E, ms": (time_of("e2e_ms", "mean"), ".0f"),
+    **{
+        f"{name.upper()} {part.upper()}, ms": (time_of(f"{name}_ms", part), ".0f")
+        for name in ("ttft", "tpot")
+        for part in ("p50", "p90", "p99")
+    },
+}
 
 
-def _shown(rate: float | None, form: str) -> str:
-    return "none" if rate is None else f"{rate:{form}}/s"
+def _shown(figure: float | None, form: str) -> str:
+    return "-" if figure is None else format(figure, form)

@@ -18,6 +18,7 @@ from mesh.settings import PREFIX
 READY_SECONDS = 300.0  # the first start of a new version compiles kernels
 STOP_SECONDS = 30.0
 POOL = "default"
+MAX_LOOKS, LOOK_SECONDS = 40, 0.25
 
 
 @asynccontextmanager
@@ -67,15 +68,16 @@ def _last_line(said: Path) -> str:
 
 
 async def _share(url: str, prefill: int, decode: int) -> None:
-    async with (
-        aiohttp.ClientSession(url) as http,
-        http.post(
-            f"/v1/pools/{POOL}/shares",
-            json={"prefill": prefill, "decode": decode},
-            raise_for_status=True,
-        ),
-    ):
-        pass
+    """Set the shares, and wait a while until the gateway sees them in force."""
+    wanted, path = {"prefill": prefill, "decode": decode}, f"/v1/pools/{POOL}/shares"
+    async with aiohttp.ClientSession(url, raise_for_status=True) as http:
+        async with http.post(path, json=wanted):
+            pass
+        for _ in range(MAX_LOOKS):
+            async with http.get(path) as response:
+                if (await response.json())["shares"] == wanted:
+                    return
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _stop(mesh: Process) -> None:

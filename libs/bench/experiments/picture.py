@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.experiments.findings import Findings, Measured, Point
+from bench.experiments.findings import Findings, Measured, Point, time_of
 from bench.experiments.sweep import WANTED
-from bench.measures import Distribution
 
 HIGHEST = 3.0  # times the SLO: what is drawn of a latency
 
@@ -24,14 +23,14 @@ def draw(findings: Findings, path: Path) -> None:
         rows, ("ttft", "tpot"), (findings.ttft_slo, findings.tpot_slo), strict=False
     ):
         for axis, part in zip(axes, ("p90", "p99"), strict=True):
-            _by_rate(axis, findings.systems, _latency(f"{name}_ms", part))
+            _by_rate(axis, findings.systems, time_of(f"{name}_ms", part))
             axis.set_ylabel(f"{part.upper()} {name.upper()}, ms")
             axis.axhline(1000 * slo, color="grey", linewidth=0.7)
             axis.set_ylim(0, min(axis.get_ylim()[1], HIGHEST * 1000 * slo))
     _by_rate(rows[2][0], findings.systems, lambda point: point.attainment)
     rows[2][0].set(ylabel="SLO attainment", ylim=(0, 1.02))
     rows[2][0].axhline(WANTED, color="grey", linewidth=0.7)
-    _by_rate(rows[2][1], findings.systems, _latency("e2e_ms", "mean"))
+    _by_rate(rows[2][1], findings.systems, time_of("e2e_ms", "mean"))
     rows[2][1].set(ylabel="mean E2E, ms", ylim=(0, None))
     _memory(rows[3][0], findings)
     _shares(rows[3][1], findings.systems)
@@ -40,14 +39,6 @@ def draw(findings: Findings, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
-
-
-def _latency(name: str, part: str) -> Callable[[Point], float | None]:
-    def value(point: Point) -> float | None:
-        times: Distribution | None = getattr(point.run, name)
-        return None if times is None else float(getattr(times, part))
-
-    return value
 
 
 def _by_rate(

@@ -1,8 +1,6 @@
 """Systems one after another: stand-ins that serve already, and one real mesh."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -172,20 +170,26 @@ async def test_a_peer_that_is_not_there_is_named(tmp_path: Path) -> None:
         await measured(plan(tmp_path, {"gone": "http://127.0.0.1:9"}))
 
 
-def test_a_real_mesh_is_started_asked_and_stopped(tmp_path: Path) -> None:
+async def test_a_real_mesh_is_started_asked_and_stopped(tmp_path: Path) -> None:
     """
-    The whole command, with an engine that counts upwards instead of a model.
+    Its shares are what the system's name says. Its engine counts upwards.
     """
-    command = [sys.executable, "-m", "tandem", "experiment", "paradigms", "--json"]
-    command += ["--model", str(STORIES), "--vocab-size", "500", "--length-scale", "0.1"]
-    command += ["--systems", "semi-50", "--rates", "20", "--seconds", "1"]
-    command += ["--out", str(tmp_path / "found"), "--", "--engine", "counting"]
+    options = "--model", str(STORIES), "--engine", "counting"
+    asked = plan(tmp_path, {}, rates=(20.0,), options=options)
 
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = await measured(replace(asked, systems=["semi-100"]))
 
-    assert ran.returncode == 0, ran.stderr
-    found = Findings.model_validate_json(ran.stdout)
     (point,) = found.systems[0].points
     assert point.run.num_failed == 0
-    assert point.samples[0].shares == (50, 50)
-    assert (tmp_path / "found.png").exists()
+    assert point.samples[0].shares == (100, 100)
+    assert point.samples[0].used.keys() == {"default"}
+
+
+async def test_a_mesh_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """
+    In its own words.
+    """
+    asked = plan(tmp_path, {}, options=("--model", "/no/model"))
+
+    with pytest.raises(ConfigurationError, match=r"did not start: tandem: .*/no/model"):
+        await measured(replace(asked, systems=["semi-100"]))
