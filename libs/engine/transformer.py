@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.configuration import read_configuration
+from engine.cores import Cores
 from engine.cpu import CpuAttention
 from engine.drawing import draw
 from engine.forward import Forward
@@ -44,6 +45,7 @@ class TransformerEngine:
         self._blocks = blocks
         self._geometry = geometry
         self._threads = threads
+        self._cores: Cores | None = None
         self.private_bytes = 0  # of weights, in another layout
 
     @classmethod
@@ -70,9 +72,17 @@ class TransformerEngine:
         engine.private_bytes = lay_out(model, max_private_bytes)
         return engine
 
+    def compete(self, cores: Cores) -> None:
+        """From now on each step takes its cores among those of other processes."""
+        self._cores = cores
+
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
-        return self._step(chunks, self._blocks)
+        self._threads.apply()
+        if self._cores is None:
+            return self._step(chunks, self._blocks)
+        with self._cores.taken(self._threads.count):
+            return self._step(chunks, self._blocks)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole KV blocks, (from, to)."""
@@ -92,6 +102,7 @@ class TransformerEngine:
         params = SamplingParams(temperature=0.0, max_tokens=1)
         prompt = Chunk([0, 0], 0, [0], params, None)
         scratch = KVBlocks.scratch(2, self._geometry)
+        self._threads.apply()
         decode = Chunk([0], 0, [1], params, 0)
         self._step([prompt, decode], scratch)
         self._step([decode], scratch)
@@ -116,7 +127,6 @@ class TransformerEngine:
         return self._tapes.reason
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
-        self._threads.apply()
         batch = pack(chunks, blocks.block_size)
         logits = self._logits(batch, blocks)
         return draw(logits, chunks)

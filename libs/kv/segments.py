@@ -85,12 +85,14 @@ class Mapping:
     """A segment of the host's memory, mapped."""
 
     def __init__(self, fd: int, *, writable: bool) -> None:
-        """Map the whole segment and close the descriptor: the mapping keeps it."""
+        """Map the whole segment; the descriptor is the mapping's from now on."""
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self.fd = fd
         try:
             self._memory = mmap.mmap(fd, 0, access=access)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
         self._view = memoryview(self._memory)
         self.handle = SegmentHandle(sharing="memfd", size_bytes=len(self._view))
 
@@ -112,6 +114,7 @@ class Mapping:
     def close(self) -> None:
         """Give the mapping up; a view still held by a tensor keeps it until then."""
         # A tensor may still point here: then the mapping ends with the last of them.
+        os.close(self.fd)
         with suppress(BufferError):
             self._view.release()
             self._memory.close()

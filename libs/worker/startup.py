@@ -147,8 +147,6 @@ def build_engine(
     # torch takes seconds to import: only who computes pays for it.
     from engine.memory import MappedMemory
 
-    if isinstance(attachment.blocks, Mapping):
-        attachment.blocks.populate()
     memory = MappedMemory(
         attachment.weights.view,
         attachment.tensors,
@@ -159,17 +157,22 @@ def build_engine(
         # Of the logits' norm, against the weights as they were.
         error = round(attachment.facts.quantization_error, 4)
         logger.info("weights.quantized", to=settings.quantization, logits_error=error)
-    build = _on_gpu if settings.device == "cuda" else _on_cpu
-    engine, found = build(settings, memory, attachment.max_model_len)
+    engine: TransformerEngine | CudaEngine
+    if isinstance(attachment.blocks, Mapping):
+        attachment.blocks.populate()
+        engine, found = _on_cpu(settings, memory, attachment.blocks.fd)
+    else:
+        engine, found = _on_gpu(settings, memory, attachment.max_model_len)
     if settings.require_zero_copy:
         require(settings, attachment, engine.places, found)
     return engine, found
 
 
 def _on_cpu(
-    settings: WorkerSettings, memory: "MappedMemory", max_model_len: int
+    settings: WorkerSettings, memory: "MappedMemory", shared_fd: int
 ) -> "tuple[TransformerEngine, InForce]":
     from engine.compiled import MACHINE_CODE
+    from engine.cores import Cores
     from engine.transformer import TransformerEngine
 
     if not MACHINE_CODE.exists():
@@ -181,6 +184,7 @@ def _on_cpu(
     if engine.private_bytes:
         logger.info("weights.laid_out", num_bytes=engine.private_bytes)
     engine.warm_up()
+    engine.compete(Cores(shared_fd))
     return engine, in_force.on_cpu(settings, engine)
 
 

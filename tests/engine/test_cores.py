@@ -1,0 +1,125 @@
+"""Steps of several processes take turns on the cores that they share."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from engine import cores
+from engine.cores import Cores
+from kv.segments import HostSegment
+
+HOLDER = """
+import os, sys
+os.sched_getaffinity = lambda _: {0, 1}
+from engine.cores import Cores
+with Cores(int(sys.argv[1])).taken(int(sys.argv[2])):
+    print("holds", flush=True)
+    sys.stdin.readline()
+print("let go", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def fd(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Of the memory that all processes share, on a machine of two cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    segment = HostSegment("blocks", 4096)
+    yield segment.fd
+    segment.close()
+
+
+@contextmanager
+def holder(fd: int, count: int) -> Iterator[subprocess.Popen[str]]:
+    """Another process that computes on so many cores until it is told to stop."""
+    command = [sys.executable, "-c", HOLDER, str(fd), str(count)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, pass_fds=[fd], text=True, **pipes) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "holds\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """It lets go, and goes on to live."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "let go\n"
+
+
+def take(ours: Cores, count: int) -> None:
+    with ours.taken(count):
+        pass
+
+
+@pytest.mark.parametrize("end", [stop, subprocess.Popen.kill])
+async def test_a_step_waits_until_its_cores_are_free(
+    fd: int,
+    end: Callable[[subprocess.Popen[str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Another step is on all cores: ours begins when that one ends, or its process does.
+    """
+    monkeypatch.setattr(cores, "LONGEST_SECONDS", 60.0)
+    with holder(fd, 2) as other:
+        step = asyncio.create_task(asyncio.to_thread(take, Cores(fd), 1))
+
+        await asyncio.sleep(0.05)
+        assert not step.done()
+
+        end(other)
+
+        async with asyncio.timeout(10):
+            await step
+
+
+def test_steps_of_one_thread_run_side_by_side(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Two that need one core each have one each; who needs both at that time does not.
+    """
+    monkeypatch.setattr(cores, "LONGEST_SECONDS", 0.0)
+    with holder(fd, 1):
+        ours = Cores(fd)
+
+        with ours.taken(1) as has_one:
+            pass
+        with ours.taken(2) as has_two:
+            pass
+
+    assert (has_one, has_two) == (True, False)
+
+
+def test_nobody_waits_for_ever_nor_twice(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A process that hangs keeps its cores: others go on all the same, without another wait
+    until they found them free.
+    """
+    monkeypatch.setattr(cores, "LONGEST_SECONDS", 0.05)
+    ours, waits = Cores(fd), list[float]()
+    monkeypatch.setattr(cores.time, "sleep", waits.append)
+    with holder(fd, 2) as other:
+        with ours.taken(2) as first:
+            num_waits = len(waits)
+        with ours.taken(2) as second:
+            pass
+        assert num_waits == len(waits) > 0
+        stop(other)
+        with ours.taken(2) as third:
+            pass
+
+    assert (first, second, third) == (False, False, True)
