@@ -77,7 +77,8 @@ async def test_dripping_bodies_are_refused(
         yield b'{"prompt":'
         await sent_all.wait()
 
-    async with client.post(path, data=drip()) as response:
+    headers = {"Content-Type": "application/json"}
+    async with client.post(path, data=drip(), headers=headers) as response:
         code = await code_of(response)
         sent_all.set()
 

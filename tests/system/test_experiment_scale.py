@@ -3,6 +3,7 @@
 tests/compose/run does the same to real ones, where there is a Docker engine.
 """
 
+import time
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,21 @@ PLAN = Plan(
 ONE, TWO = Counts(prefill=1, decode=1), Counts(prefill=1, decode=2)
 
 
+class Sedate(FakeDocker):
+    """Its containers take a while to start, as real ones do: streams go on meanwhile."""
+
+    start_seconds = 0.0
+
+    def start(self, container: str) -> None:
+        time.sleep(self.start_seconds)
+        super().start(container)
+
+
 @pytest.fixture
 def project() -> Project:
-    docker = FakeDocker()
+    docker = Sedate()
     docker.compose("mesh", prefill=1, decode=3)
+    docker.start_seconds = 1.0
     return Project(docker, "mesh")
 
 
