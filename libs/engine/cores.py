@@ -21,7 +21,10 @@ class Cores:
     """The cores of this process."""
 
     def __init__(self, fd: int) -> None:
-        """Of a file open for writing; nobody may close another descriptor of it."""
+        """`fd` is of a file open for writing.
+
+        This process may close no other descriptor of that file: its locks would end.
+        """
         self._fd = fd
         self._cores = sorted(os.sched_getaffinity(0))
         self._next = LINE + self._cores[0]
@@ -39,6 +42,7 @@ class Cores:
 
     def _take(self, count: int) -> list[int]:
         """First come, first served. None after a wait in vain, which is not repeated."""
+        count = min(count, len(self._cores))
         deadline = time.monotonic() + LONGEST_SECONDS * self._is_patient
         is_next, held = False, list[int]()
         while not held:

@@ -99,10 +99,10 @@ class TransformerEngine:
 
     def warm_up(self) -> None:
         """Compile the kernels and touch every weight, over blocks of our own."""
+        self._threads.apply()
         params = SamplingParams(temperature=0.0, max_tokens=1)
         prompt = Chunk([0, 0], 0, [0], params, None)
         scratch = KVBlocks.scratch(2, self._geometry)
-        self._threads.apply()
         decode = Chunk([0], 0, [1], params, 0)
         self._step([prompt, decode], scratch)
         self._step([decode], scratch)

@@ -113,8 +113,10 @@ class Mapping:
 
     def close(self) -> None:
         """Give the mapping up; a view still held by a tensor keeps it until then."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
         # A tensor may still point here: then the mapping ends with the last of them.
-        os.close(self.fd)
         with suppress(BufferError):
             self._view.release()
             self._memory.close()

@@ -1,4 +1,4 @@
-"""A process that has imported what takes long, and forks the processes that need it.
+"""A fork server: it has imported what takes long, and forks the processes that need it.
 
 Who wants a process connects to the stem's socket and sends one message: a command line
 `python ... -m MODULE ...`, settings, and the descriptors of stdout and stderr. It is

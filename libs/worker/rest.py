@@ -10,7 +10,7 @@ LONGEST_SECONDS = 1.0
 
 
 def rest_seconds(part: Part, cores: int, step_seconds: float) -> float:
-    """After a step that took so long. `cores` are the host's, 0 if none computes.
+    """After a step that took a core so long. `cores` are the host's, 0 if none computes.
 
     Who has all of the machine with others takes turns by the kernel's scheduler.
     """

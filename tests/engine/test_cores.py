@@ -102,6 +102,16 @@ def test_steps_of_one_thread_run_side_by_side(
     assert (has_one, has_two) == (True, False)
 
 
+def test_more_threads_than_cores_take_all_of_them(fd: int) -> None:
+    """
+    A person may ask for more threads than there are cores: a step has all of these.
+    """
+    with Cores(fd).taken(3) as has_all:
+        pass
+
+    assert has_all
+
+
 def test_nobody_waits_for_ever_nor_twice(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,33 +10,14 @@ import pytest
 from fake_docker import FakeDocker
 from rich.console import Console
 from running import RunningMesh
+from small_load import SMALL
 
-from bench.benchmark import Plan
 from bench.experiments import scale
 from bench.experiments.containers import Project
 from bench.experiments.counts import Counts
 from bench.experiments.scale_report import as_tables, draw
-from bench.measures import SLO
-from bench.workload import Scaling
 from mesh.errors import ConfigurationError
 
-PLAN = Plan(
-    model="",
-    num_requests=4,
-    num_input=20,
-    num_output=30,
-    num_clients=2,
-    rate=0.0,
-    trace=None,
-    scaling=Scaling(),
-    num_warmups=1,
-    num_repeats=1,
-    vocab_size=500,
-    is_plain=False,
-    seed=0,
-    answer_seconds=30.0,
-    slo=SLO(),
-)
 ONE, TWO = Counts(prefill=1, decode=1), Counts(prefill=1, decode=2)
 
 
@@ -65,7 +46,7 @@ async def test_a_load_is_measured_at_points_and_between_them(
     Every answer is whole, streams were open while containers changed, and people get a
     table and a picture of it.
     """
-    scaled = await scale.scaled(project, mesh.url, PLAN, [ONE, TWO], lambda _: None)
+    scaled = await scale.scaled(project, mesh.url, SMALL, [ONE, TWO], lambda _: None)
 
     assert project.counts(["prefill", "decode"]) == {"prefill": 1, "decode": 2}
     assert [point.counts for point in scaled.points] == [ONE, TWO]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ from direct_store import DirectStore
 from jobs import loaded_pool, prefill_job
 
 from engine.counting import CountingEngine
+from engine.interface import Chunk, Drawn
 from kvstore.pool import Pool
 from kvstore.store import Store
 from protocol.messages import (
@@ -23,6 +25,8 @@ from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Outcome, Work
 from worker.sequence import Sequence
+
+WAIT_SECONDS = 0.2
 
 
 @dataclass
@@ -341,3 +345,27 @@ def test_a_change_of_the_shares_is_in_force_one_step_later(mesh: Mesh) -> None:
     assert engine.parts == [(50, 1), (50, 1), (30, 1)]
     assert decode.percent == 30
     assert decode.rest_seconds > rest_of_a_core == 0
+
+
+def test_waiting_for_a_core_asks_for_no_rest(mesh: Mesh) -> None:
+    """
+    A step that slept until it had a core took none meanwhile: with 20 % of two cores it
+    would otherwise rest for half again as long as it had waited.
+    """
+
+    class Waiting(Sharing):
+        def step(self, chunks: Sequences[Chunk]) -> list[Drawn | None]:
+            time.sleep(WAIT_SECONDS)
+            return super().step(chunks)
+
+    decode = mesh.worker("d", "decode", engine=Waiting(), cores=2)
+    mesh.pool.division.join("d", ("decode",))
+    mesh.pool.division.join("p", ("prefill",))
+    mesh.pool.division.change(Shares(prefill=80, decode=20))
+    mesh.worker("p", "prefill").round(Work([prefill_job("r1", 6, max_tokens=9)]))
+    busy = mesh.worker("p", "prefill", budget=4)
+    busy.round(Work([prefill_job("r2", num_tokens=12)]))
+
+    decode.round(Work(mesh.announced()))
+
+    assert 0 < decode.rest_seconds < WAIT_SECONDS

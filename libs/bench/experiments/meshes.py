@@ -68,7 +68,7 @@ def _last_line(said: Path) -> str:
 
 
 async def _share(url: str, prefill: int, decode: int) -> None:
-    """Set the shares, and wait a while until the gateway sees them in force."""
+    """Set the shares; ConfigurationError if they do not come into force."""
     wanted, path = {"prefill": prefill, "decode": decode}, f"/v1/pools/{POOL}/shares"
     async with aiohttp.ClientSession(url, raise_for_status=True) as http:
         async with http.post(path, json=wanted):
@@ -78,6 +78,7 @@ async def _share(url: str, prefill: int, decode: int) -> None:
                 if (await response.json())["shares"] == wanted:
                     return
             await asyncio.sleep(LOOK_SECONDS)
+    raise ConfigurationError(f"the mesh does not take the shares {prefill}/{decode}")
 
 
 async def _stop(mesh: Process) -> None:

@@ -1,14 +1,16 @@
 """What is asked at each point, and for as long as something changes."""
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from small_load import SMALL
 
 from bench.benchmark import Plan
 from bench.experiments.scale import Load
-from bench.measures import SLO, Outcome
-from bench.workload import Planned, Scaling
+from bench.measures import Outcome
+from bench.workload import Planned
 
 
 class Client:
@@ -28,23 +30,7 @@ class Client:
 
 
 def plan(rate: float) -> Plan:
-    return Plan(
-        model="",
-        num_requests=5,
-        num_input=20,
-        num_output=30,
-        num_clients=2,
-        rate=rate,
-        trace=None,
-        scaling=Scaling(),
-        num_warmups=3,
-        num_repeats=1,
-        vocab_size=500,
-        is_plain=False,
-        seed=0,
-        answer_seconds=30.0,
-        slo=SLO(),
-    )
+    return replace(SMALL, num_requests=5, num_warmups=3, rate=rate)
 
 
 async def test_a_warm_up_is_not_counted() -> None:
