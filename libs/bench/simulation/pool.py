@@ -117,7 +117,8 @@ class Pool:
             self._timers.at(then, lambda at: decode.join(sequence, at))
 
         prefill = self._worker(design.prefill, room, self._waiting, hand_off)
-        return [Chip([prefill, decode], design.shares)]
+        takes_turns = design.costs.device.takes_turns
+        return [Chip([prefill, decode], design.shares, takes_turns=takes_turns)]
 
     def _disaggregated(self) -> list[Chip]:
         design = self.design

@@ -131,8 +131,11 @@ class Worker:
         self._work = work
         return self.is_busy
 
-    def begin(self, now: float, share: Share) -> None:
-        self._span = Span(now, self._num_steps(), self._costs.pace(self._work, share))
+    def begin(self, now: float, share: Share, *, most: int | None = None) -> None:
+        """At most so many steps."""
+        num_steps = self._num_steps()
+        num_steps = num_steps if most is None else min(num_steps, most)
+        self._span = Span(now, num_steps, self._costs.pace(self._work, share))
 
     def change(self, now: float, share: Share) -> None:
         """Its part of the device is another, from now on."""
