@@ -12,9 +12,12 @@
   windows to show what it does, and each change that takes the last one back makes the next
   wait twice as long. A phase gets no more than leaves the other, by its own curve, within
   its SLO.
-* Nobody stays worse than (100, 100). A split that is much worse than that was before is
-  left at once; one that goes on failing is tried against it, and what was better remains.
-  Trials, and splits that lost one, come ever more rarely while the load is the same.
+* Nobody stays worse than (100, 100). That is left for a phase that fails alone: when the
+  one that gave way fails too, or all is much worse than before, it comes back at once. A
+  split that goes on failing is tried against it, and what was better remains. Trials, and
+  splits after one that lost, come ever more rarely while the load is the same.
+* Where phases compete nobody leaves in vain. A queue is in TTFT, so any more may be of use;
+  of TPOT the model says all, and decode gets more only if it then holds.
 """
 
 import math
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 
 from gateway.latency_model import Curve, Point, fit
 from gateway.pressure import direction, is_better, is_steady, mean
-from gateway.splits import STEP, WHOLE, as_split, raised, share_of
+from gateway.splits import STEP, WHOLE, as_split, raised, share_of, who_gave_way
 from gateway.windows import Goals, Observed, Window
 from protocol.messages import Phase, Reason, Shares
 
@@ -96,6 +99,7 @@ class Controller:
         self._sure = SURE
         self._raised: Phase | None = None  # by the last change
         self._trial: _Trial | None = None
+        self._loads: deque[float] = deque(maxlen=LATEST)
         # Of each load, since what was learnt at another one proves nothing.
         self._rests: defaultdict[int, _Rest] = defaultdict(_Rest)
 
@@ -108,6 +112,9 @@ class Controller:
         if max(len(window.ttfts), len(window.tpots)) < LEAST_SAMPLES:
             return Verdict(window.shares, "too few requests")
         observed = window.at(self._goals.percentile)
+        self._loads.append(observed.load)
+        if who_gave_way(observed.shares) in self._failing_in(observed):
+            return self._leave_split(observed)
         if self._age <= SETTLING:
             return self._keep(observed, "settling")
         self._seen.append(observed)
@@ -116,18 +123,12 @@ class Controller:
         if self._trial is not None:
             return self._go_on_trying(observed, self._trial)
         if self._is_much_worse(observed):
-            self._rest.take()
-            return self._change(observed, WHOLE, "a split was worse")
+            return self._leave_split(observed)
         return self._judge(observed)
 
     def _judge(self, observed: Observed) -> Verdict:
         """Algorithm 1."""
-        goals = self._goals
-        failing: list[Phase] = []
-        if observed.ttft is not None and observed.ttft > goals.ttft_seconds:
-            failing.append("prefill")
-        if observed.tpot is not None and observed.tpot > goals.tpot_seconds:
-            failing.append("decode")
+        failing = self._failing_in(observed)
         if not failing:
             self._failing, self._num_failing = None, 0
             self._num_holding += 1
@@ -143,6 +144,14 @@ class Controller:
             return self._try_whole(observed) or self._keep(observed, "not sure yet")
         return self._raise(observed, failing[0])
 
+    def _failing_in(self, observed: Observed) -> list[Phase]:
+        failing: list[Phase] = []
+        if observed.ttft is not None and observed.ttft > self._goals.ttft_seconds:
+            failing.append("prefill")
+        if observed.tpot is not None and observed.tpot > self._goals.tpot_seconds:
+            failing.append("decode")
+        return failing
+
     def _raise(self, observed: Observed, phase: Phase) -> Verdict:
         """More for one phase, as far as its SLO needs and the other's allows."""
         if observed.shares == WHOLE and self._rest.num_windows:
@@ -156,7 +165,7 @@ class Controller:
             best = shares
             if self._holds(observed, phase, shares):
                 break
-        if best == before:
+        if best == before or self._is_vain(observed, phase, best):
             return self._try_whole(observed) or self._keep(
                 observed, "no split would do"
             )
@@ -175,6 +184,11 @@ class Controller:
         if phase == "prefill":
             return ttft is None or ttft <= self._goals.ttft_seconds
         return tpot is None or tpot <= self._goals.tpot_seconds
+
+    def _is_vain(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
+        if observed.shares != WHOLE or phase == "prefill":
+            return False
+        return not self._holds(observed, phase, shares)
 
     def _try_whole(self, observed: Observed) -> Verdict | None:
         """(100, 100), if the present split fails for long and gets no better."""
@@ -204,6 +218,10 @@ class Controller:
         is_worse = mean(latest) > MUCH_WORSE * max(whole)
         return min(latest) > 1 and is_worse and is_steady(whole)
 
+    def _leave_split(self, observed: Observed) -> Verdict:
+        self._rest.take()
+        return self._change(observed, WHOLE, "a split was worse")
+
     def _keep(self, observed: Observed, reason: Reason) -> Verdict:
         return Verdict(
             observed.shares, reason, *self._expected(observed, observed.shares)
@@ -228,8 +246,8 @@ class Controller:
     @property
     def _rest(self) -> _Rest:
         """At the present load; that of a single window is mostly chance."""
-        load = mean([observed.load for observed in list(self._seen)[-LATEST:]])
-        return self._rests[round(math.log(max(load, 1.0), OTHER_LOAD))]
+        load = max(1.0, mean(self._loads))
+        return self._rests[round(math.log(load, OTHER_LOAD))]
 
     def _expected(
         self, observed: Observed, shares: Shares

@@ -4,7 +4,7 @@ The pressure of a window is its latency over its SLO; 1 is the SLO. While a queu
 level tells of the past: what comes after is compared with where it was heading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 NOTABLE = 0.2  # of the mean: what grows by less over a spell is steady
@@ -13,8 +13,8 @@ BETTER = 0.95  # times the other's: less is no difference
 GAP = 1  # windows between two spells that count for neither
 
 
-def mean(pressures: Sequence[float]) -> float:
-    return sum(pressures) / len(pressures)
+def mean(values: Collection[float]) -> float:
+    return sum(values) / len(values)
 
 
 def direction(pressures: Sequence[float]) -> int:

@@ -27,3 +27,10 @@ def raised(split: Shares, phase: Phase, percent: int) -> Shares | None:
     if not LEAST <= prefill <= 100 - LEAST:
         return None
     return Shares(prefill=prefill, decode=100 - prefill)
+
+
+def who_gave_way(shares: Shares) -> Phase | None:
+    """The phase that has less than the other one, if one has."""
+    if shares.prefill == shares.decode:
+        return None
+    return "prefill" if shares.prefill < shares.decode else "decode"
