@@ -68,6 +68,7 @@ GUESS = Device(
     sequence_seconds=0.0002,
     handoff_seconds=0.003,
     request_seconds=0.004,
+    takes_turns=True,
 )
 FITTED = (
     "peak_flops",

@@ -1,7 +1,8 @@
 """What clients of one pool see of it at the moment: TTFT and TPOT, while answers stream.
 
 Requests that still wait, and streams that stand still, count with what they have waited by
-now: an overloaded pool is seen before it answers. Knows no Redis.
+now: an overloaded pool is seen before it answers. TPOT is a mean over tokens, so each of
+its samples is of several: a gap beside somebody's prompt is none yet. Knows no Redis.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Protocol
 from protocol.messages import Latencies
 
 MAX_SAMPLES = 1000  # of a kind, in one message
+SAMPLE_TOKENS = 8  # of a sample of TPOT at least; an answer of fewer has one, too
 
 
 class Measured(Protocol):
@@ -38,8 +40,9 @@ class Measured(Protocol):
 class _Mark:
     """What was counted of a request so far."""
 
-    seconds: float = 0.0  # its latest token's time
+    seconds: float = 0.0  # its latest counted token's time
     num_tokens: int = 0
+    has_tpot: bool = False
 
 
 class Meter:
@@ -66,7 +69,9 @@ class Meter:
         try:
             yield
         finally:
-            self._count(request, self._open.pop(request))
+            self._count(request, mark := self._open.pop(request))
+            if not mark.has_tpot:
+                self._count_tokens(request, mark)
 
     def take(self) -> Latencies:
         """All since the last time."""
@@ -94,16 +99,23 @@ class Meter:
         if not mark.num_tokens:
             self._ttfts.append(request.first_token_at - request.arrived_at)
             mark.seconds, mark.num_tokens = request.first_token_at, 1
-        if new := request.num_received - mark.num_tokens:
-            self._tpots.append((request.last_token_at - mark.seconds) / new)
-            mark.seconds, mark.num_tokens = request.last_token_at, request.num_received
+        if request.num_received - mark.num_tokens >= SAMPLE_TOKENS:
+            self._count_tokens(request, mark)
+
+    def _count_tokens(self, request: Measured, mark: _Mark) -> None:
+        new = request.num_received - mark.num_tokens
+        if request.last_token_at is None or not new:
+            return
+        self._tpots.append((request.last_token_at - mark.seconds) / new)
+        mark.seconds, mark.num_tokens = request.last_token_at, request.num_received
+        mark.has_tpot = True
 
     def _count_waiting(self, request: Measured, mark: _Mark, now: float) -> None:
         if not mark.num_tokens:
             if now - request.arrived_at > self._ttft_limit:
                 self._ttfts.append(now - request.arrived_at)
-        elif now - mark.seconds > self._tpot_limit:
-            self._tpots.append(now - mark.seconds)
+        elif (least := (now - mark.seconds) / SAMPLE_TOKENS) > self._tpot_limit:
+            self._tpots.append(least)  # even if all of a sample came now
 
 
 def _some(samples: list[float]) -> tuple[float, ...]:

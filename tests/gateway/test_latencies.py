@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.latencies import MAX_SAMPLES, Meter
+from gateway.latencies import MAX_SAMPLES, SAMPLE_TOKENS, Meter
 from protocol.messages import Latencies
 
 
@@ -43,24 +43,41 @@ def meter(clock: Clock) -> Meter:
     return Meter(1.0, 0.5, clock)
 
 
-def test_a_stream_counts_in_each_window_that_it_has_tokens(meter: Meter) -> None:
+def test_a_stream_counts_again_and_again(meter: Meter) -> None:
     """
-    Its first token once, and the time of a token in the window alone.
+    Its first token once, and the time of a token since it was counted last.
     """
     request = Asked(arrived_at=1.0)
 
     with meter.measuring(request):
         request.receive(at=1.5)
-        request.receive(at=1.75)
+        request.receive(at=3.5, count=SAMPLE_TOKENS)
         first = meter.take()
-        request.receive(at=2.0)
-        request.receive(at=3.75)
+        request.receive(at=11.5, count=SAMPLE_TOKENS)
+        request.receive(at=20.0)
         second = meter.take()
     third = meter.take()
 
     assert first == Latencies(ttfts=(0.5,), tpots=(0.25,), num_prompt_tokens=7)
-    assert second == Latencies(tpots=(1.0,))
+    assert second == Latencies(tpots=(16.5 / (SAMPLE_TOKENS + 1),))
     assert third == Latencies()
+
+
+def test_a_single_gap_is_no_tpot(meter: Meter) -> None:
+    """
+    A token that came late, beside somebody's prompt, counts with those after it.
+    """
+    request = Asked()
+
+    with meter.measuring(request):
+        request.receive(at=0.5)
+        request.receive(at=0.9)
+        early = meter.take()
+        request.receive(at=1.3, count=SAMPLE_TOKENS - 1)
+        late = meter.take()
+
+    assert early.tpots == ()
+    assert late.tpots == (pytest.approx(0.1),)
 
 
 def test_what_ended_counts_too(meter: Meter) -> None:
@@ -80,7 +97,8 @@ def test_who_waits_too_long_is_seen_before_an_answer(
     meter: Meter, clock: Clock
 ) -> None:
     """
-    A pool that answers nobody any more shows how long everybody waits by now.
+    A pool that answers nobody any more shows how long everybody waits by now; streams
+    count as soon as their TPOT cannot be within the limit any more.
     """
     waiting, stalled = Asked(), Asked()
 
@@ -90,9 +108,12 @@ def test_who_waits_too_long_is_seen_before_an_answer(
         early = meter.take()
         clock.now = 2.25
         late = meter.take()
+        clock.now = 0.25 + SAMPLE_TOKENS
+        latest = meter.take()
 
     assert (early.ttfts, early.tpots) == ((0.25,), ())
-    assert (late.ttfts, late.tpots) == ((2.25,), (2.0,))
+    assert (late.ttfts, late.tpots) == ((2.25,), ())
+    assert latest.tpots == (1.0,)
 
 
 def test_who_left_early_counts_as_nothing(meter: Meter) -> None:

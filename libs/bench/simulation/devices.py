@@ -41,7 +41,9 @@ class Device(BaseModel, frozen=True, extra="forbid"):
     sequence_seconds: float = Field(default=0.0, ge=0)  # of each sequence in a step
     handoff_seconds: float = Field(default=0.002, ge=0)  # from prefill to decode
     request_seconds: float = Field(default=0.003, ge=0)  # before a worker has it
-    takes_turns: bool = False  # whole steps, where both phases may have everything: CPUs
+    takes_turns: bool = (
+        False  # whole steps, where both phases may have everything: CPUs
+    )
 
 
 GB = 1e9

@@ -1,6 +1,7 @@
 """Pools of each kind: one request to the instant, many without losing any."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from simulating import COSTS, DEVICE, Constant, design, num_tokens, request
 
 from bench.simulation.control import Shares, Window
-from bench.simulation.costs import Share, decoding, prompt
+from bench.simulation.costs import ALONE, Share, decoding, prompt
 from bench.simulation.design import KINDS, Kind
 from bench.simulation.pool import Pool, closed_loop, open_loop
 from bench.simulation.worker import Rules
@@ -186,6 +187,23 @@ def test_shares_that_are_more_than_there_is_take_what_the_other_leaves() -> None
         ttfts += [each.ttft for each in outcomes if each.sent == 1.0]
 
     assert all(before > after for before, after in pairwise(ttfts))
+
+
+def test_steps_of_cores_take_turns() -> None:
+    """
+    Where both phases may have everything, a prompt waits for the step that has begun and
+    then has the whole device; the stream waits for the prompt.
+    """
+    cores = replace(COSTS, device=DEVICE.model_copy(update={"takes_turns": True}))
+    stream, late = request(10, 4000), request(100, 1, at=1.0)
+
+    outcomes = open_loop([Pool(design("semi", cores))], [stream, late])
+
+    whole = prompt_seconds(100, ALONE)
+    asked, streamed = sorted(outcomes, key=lambda each: each.num_output_tokens)
+    step = min(streamed.itls)
+    assert whole <= asked.ttft - DEVICE.request_seconds <= whole + 2 * step
+    assert whole < max(streamed.itls) < whole + 3 * step
 
 
 def test_a_controller_sees_windows_and_changes_shares() -> None:
