@@ -39,7 +39,8 @@ class CpuAttention:
         output = query.new_empty((*query.shape[:2], value.shape[-1]))
         if narrow is not None:
             index = index._replace(tiles=self._batch.sampled_tiles)
-            output.zero_()
+            if self._recorder is None:
+                output.zero_()
         paged_attention(
             (bits(query), bits(key), bits(value)),
             bits(output),
@@ -53,7 +54,9 @@ class CpuAttention:
             Rule(rule.scaling, rule.window, rule.softcap),
         )
         if self._recorder is not None:
-            self._note(self._recorder, layer, (query, key, value, output), rule)
+            tensors = query, key, value, output
+            num_rows = len(query) if narrow is None else len(self._batch.last_rows)
+            self._note(self._recorder, layer, tensors, (rule, num_rows))
         if narrow is not None:
             narrow()
         return output
@@ -63,21 +66,18 @@ class CpuAttention:
         recorder: Recorder,
         layer: int,
         tensors: tuple[Tensor, Tensor, Tensor, Tensor],
-        rule: ScoreRule,
+        what: tuple[ScoreRule, int],
     ) -> None:
-        """Take down a step of one token of each sequence."""
+        """Take down a layer, and that so many rows attend."""
+        rule, num_rows = what
         query, key, value, output = tensors
         tokens, heads, k_dim = query.shape
         kv_heads, v_dim = value.shape[1:]
         offsets = self._blocks.k_offsets[layer], self._blocks.v_offsets[layer]
-        new = key.data_ptr(), value.data_ptr()
-        stored = (*new, tokens, kv_heads, k_dim, v_dim, *offsets)
-        recorder.note(Native(Kind.STORE, tokens, stored, (), (key, value), ()))
-        addresses = query.data_ptr(), output.data_ptr()
-        sizes = tokens, heads, k_dim, v_dim
-        attended = (*addresses, *sizes, *offsets, kv_heads, rule.window)
+        stored = kv_heads, k_dim, v_dim, *offsets
+        recorder.note(Native(Kind.STORE, tokens, (key, value), stored))
+        attended = heads, k_dim, v_dim, *offsets, kv_heads, rule.window
         constants = rule.scaling, rule.softcap
-        tasks = tokens * kv_heads
         recorder.note(
-            Native(Kind.ATTEND, tasks, attended, constants, (query,), (output,))
+            Native(Kind.ATTEND, num_rows, (query, output), attended, constants)
         )

@@ -3,6 +3,7 @@
 Memory holds float32, bfloat16 (as uint16 bits) or int8; sums are float32 always.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -53,10 +54,15 @@ _BFLOATS = ir.VectorType(_BFloat(), PAIRS)
 
 def multiplies_pairs() -> bool:
     """Whether this processor multiplies bfloat16 and adds float32 in one instruction."""
+    return has("avx512bf16")
+
+
+def has(feature: str) -> bool:
+    """Whether machine code may use this feature, by LLVM's name for it."""
     chosen = config.CPU_FEATURES  # where somebody wants code for another processor
     if chosen is None:
         chosen = llvmlite.binding.get_host_cpu_features().flatten()
-    return "+avx512bf16" in chosen.split(",")
+    return f"+{feature}" in chosen.split(",")
 
 
 class Emitter:
@@ -107,6 +113,10 @@ class Emitter:
         if element == types.float32:
             return (self.splat(scalar, VECTOR),)
         return self._pairs(self.splat(scalar, _WORDS))
+
+    def load_words(self, address: Any, mask: Any) -> Any:
+        """LANES pairs of bfloat16 as they are."""
+        return self._masked_load(address, _WORDS, mask)
 
     def load_pairs(self, address: Any, mask: Any) -> tuple[Any, ...]:
         """PAIRS of bfloat16 or int8 in a row, as `add_products` takes them."""
@@ -181,12 +191,68 @@ class Emitter:
             return
         self._masked_store(vector, address, mask, 4)
 
+    def store_words(self, words: Any, address: Any) -> None:
+        """LANES pairs of bfloat16 as they are."""
+        address = self._builder.bitcast(address, _WORDS.as_pointer())
+        self._builder.store(words, address, align=4)
+
     def mask(self, width: Any, lanes: int = LANES) -> Any:
         """The first `width` lanes."""
         kind = ir.VectorType(_INT32, lanes)
         numbers = ir.Constant(kind, list(range(lanes)))
         width = self._builder.trunc(width, _INT32)
         return self._builder.icmp_signed("<", numbers, self.splat(width, kind))
+
+    def store_columns(self, columns: list[Any], places: list[Any]) -> None:
+        """Store as rows: lane i of all of four vectors, or of one, at the i-th place."""
+        if len(columns) == 1:
+            for lane, place in enumerate(places):
+                value = self._builder.extract_element(columns[0], _INT32(lane))
+                self._builder.store(value, place)
+            return
+        for first, four in enumerate(self._quads(columns)):
+            for quarter in range(4):
+                row = self._shuffle(
+                    four, four, list(range(4 * quarter, 4 * quarter + 4))
+                )
+                address = places[4 * quarter + first]
+                address = self._builder.bitcast(address, row.type.as_pointer())
+                self._builder.store(row, address, align=4)
+
+    def turned(self, rows: list[Any]) -> list[Any]:
+        """Sixteen vectors of words with lanes and vectors exchanged."""
+        groups = [self._quads(rows[first : first + 4]) for first in range(0, LANES, 4)]
+        columns: list[Any] = [None] * LANES
+        for first in range(4):
+            a, b, c, d = (group[first] for group in groups)
+            for odd in range(2):
+                left, right = self._quarters(a, b, odd, 2), self._quarters(c, d, odd, 2)
+                for pair in range(2):
+                    column = 4 * (odd + 2 * pair) + first
+                    columns[column] = self._quarters(left, right, pair, 2)
+        return columns
+
+    def _quads(self, vectors: list[Any]) -> list[Any]:
+        """Of four vectors four: quarter q of the i-th is lane 4 q + i of each."""
+        a, b, c, d = vectors
+        halves = []
+        for lanes in ([0, 16, 1, 17], [2, 18, 3, 19]):
+            left, right = self._within(a, b, lanes), self._within(c, d, lanes)
+            halves.append(self._within(left, right, [0, 1, 16, 17]))
+            halves.append(self._within(left, right, [2, 3, 18, 19]))
+        return halves
+
+    def _within(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """These lanes of each four of two vectors."""
+        every = [quarter + lane for quarter in (0, 4, 8, 12) for lane in lanes]
+        return self._shuffle(a, b, every)
+
+    def _quarters(self, a: Any, b: Any, first: int, step: int) -> Any:
+        """Two quarters of each of two vectors."""
+        quarters = [first, first + step, first + 4, first + 4 + step]
+        return self._shuffle(
+            a, b, [4 * q + lane for q in quarters for lane in range(4)]
+        )
 
     def splat(self, scalar: Any, kind: Any) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
@@ -218,11 +284,8 @@ class Emitter:
 
     def _fold(self, a: Any, b: Any, low: list[int]) -> Any:
         """Half as many lanes of each of two vectors, within every four of them."""
-        first = [quarter + lane for quarter in (0, 4, 8, 12) for lane in low]
-        second = [lane + 2 for lane in first]
-        return self._builder.fadd(
-            self._shuffle(a, b, first), self._shuffle(a, b, second)
-        )
+        high = [lane + 2 for lane in low]
+        return self._builder.fadd(self._within(a, b, low), self._within(a, b, high))
 
     def _shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
         kind = ir.VectorType(_INT32, len(lanes))
@@ -296,6 +359,34 @@ class Emitter:
 
     def function(self, kind: Any, name: str) -> Any:
         return cgutils.get_or_insert_function(self._builder.module, kind, name)
+
+
+def emit_alone(
+    context: Any,
+    builder: Any,
+    signature: Any,
+    arguments: Any,
+    name: str,
+    body: Callable[[Emitter, Any, list[Any], Any], None],
+) -> None:
+    """Call what `body` emits, in a function of its own that is never inlined.
+
+    Its registers are then assigned without regard to what is around it. `body` gets an
+    emitter, its builder, the parts among the arguments, and the last one, a number.
+    """
+    kinds = [argument.type for argument in arguments]
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), kinds), f"tandem.{name}"
+    )
+    if not function.blocks:
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        emit = Emitter(context, inner, signature)
+        *parts, last = function.args
+        body(emit, inner, [emit.part(i, p) for i, p in enumerate(parts)], last)
+        inner.ret_void()
+    builder.call(function, arguments)
 
 
 def _float32(number: float) -> float:

@@ -54,7 +54,7 @@ def linear_int8_tile(
     """
     span = span_of(tile, INT8_TILE, shape[2])
     sums = _scaled_sums(x, weights, shape, span)
-    put_linear(sums, bias, y, shape, span)
+    put_linear(sums, bias, y, shape, span, 0)
 
 
 @compiled()
@@ -71,7 +71,7 @@ def gated_int8_tile(
     span = span_of(tile, INT8_TILE, shape[2])
     gates = _scaled_sums(x, gate, shape, span)
     ups = _scaled_sums(x, up, shape, span)
-    put_gated((gates, ups), y, shape, curve, span)
+    put_gated((gates, ups), y, shape, curve, span, 0)
 
 
 @compiled()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as linear_of_many
 
-from engine.int8 import INT8_TILE
-from engine.matmul import num_tiles
+from engine.packing import linear_of_packed, packs
 from engine.program import Kind
 from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
@@ -31,16 +30,16 @@ class Int8Linear(TokenWise):
 
     def compute(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        num_rows = x.numel() // self._inputs
+        x, num_rows = x.contiguous(), x.numel() // self._inputs
         if num_rows > self._few_rows:
-            return linear_of_many(x, _widened(self, self._recorder), self.bias)
-        x = x.contiguous()
+            weight = _widened(self, self._recorder)
+            if not packs(self._inputs):
+                return linear_of_many(x, weight, self.bias)
+            return linear_of_packed(x, weight, self._offsets, self._recorder)
         y = x.new_empty((*x.shape[:-1], self._outputs))
         operands = x, self.weight, self.weight_scale, self._offsets, y
-        addresses = [operand.data_ptr() for operand in operands]
-        numbers = *addresses, num_rows, self._inputs, self._outputs
-        tasks = num_tiles(self._outputs, INT8_TILE)
-        self._recorder.do(Kind.LINEAR_INT8, tasks, numbers, (x,), (y,))
+        sizes = self._inputs, self._outputs
+        self._recorder.do(Kind.LINEAR_INT8, num_rows, operands, sizes)
         return y
 
 
@@ -63,16 +62,11 @@ class Int8GatedMLP(TokenWise):
         y = x.new_empty((*x.shape[:-1], outputs))
         if num_rows <= self._few_rows:
             weights = gate.weight, gate.weight_scale, up.weight, up.weight_scale
-            addresses = [operand.data_ptr() for operand in (x, *weights, y)]
-            numbers = *addresses, num_rows, inputs, outputs, self._curve
-            tasks = num_tiles(outputs, INT8_TILE)
-            self._recorder.do(Kind.GATED_LINEAR_INT8, tasks, numbers, (x,), (y,))
+            sizes = inputs, outputs, self._curve
+            self._recorder.do(Kind.GATED_LINEAR_INT8, num_rows, (x, *weights, y), sizes)
         else:
-            gates, ups = gate(x), up(x)
-            sizes = num_rows, outputs, self._curve
-            addresses = [operand.data_ptr() for operand in (gates, ups, y)]
-            numbers = *addresses, *sizes
-            self._recorder.do(Kind.GATE, num_rows, numbers, (gates, ups), (y,))
+            operands = gate(x), up(x), y
+            self._recorder.do(Kind.GATE, num_rows, operands, (outputs, self._curve))
         answer: Tensor = self.down_proj(y)
         return answer
 
@@ -82,6 +76,5 @@ def _widened(layer: Int8Linear, recorder: Recorder) -> Tensor:
     outputs, inputs = layer.weight.shape
     whole = torch.empty(outputs, inputs, dtype=torch.bfloat16)
     operands = layer.weight, layer.weight_scale, whole
-    numbers = *(operand.data_ptr() for operand in operands), outputs, inputs
-    recorder.do(Kind.DEQUANTIZE, outputs, numbers, (), (whole,))
+    recorder.do(Kind.DEQUANTIZE, outputs, operands, (inputs,))
     return whole

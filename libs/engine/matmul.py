@@ -102,6 +102,7 @@ _dots_2x8, _dots_2x1 = _dots(2, 8), _dots(2, 1)
 _dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
 
 
+@compiled()
 def num_tiles(outputs: int, size: int = TILE) -> int:
     """Tiles of a product with so many outputs."""
     return -(-outputs // size)
@@ -118,7 +119,7 @@ def linear_tile(
     """
     span = span_of(tile, TILE, shape[2])
     sums = sums_of(x, Part(bits_at(weight), 0, shape[1]), shape, span)
-    put_linear(sums, bias, y, shape, span)
+    put_linear(sums, bias, y, shape, span, 0)
 
 
 @compiled()
@@ -137,7 +138,7 @@ def gated_tile(
     span = span_of(tile, TILE, shape[2])
     gates = sums_of(x, Part(bits_at(weights[0]), 0, shape[1]), shape, span)
     ups = sums_of(x, Part(bits_at(weights[1]), 0, shape[1]), shape, span)
-    put_gated((gates, ups), y, shape, curve, span)
+    put_gated((gates, ups), y, shape, curve, span, 0)
 
 
 @compiled()
@@ -149,17 +150,22 @@ def span_of(tile: int, size: int, outputs: int) -> tuple[int, int]:
 
 @compiled()
 def put_linear(
-    sums: Array, bias: int, y: int, shape: tuple[int, int, int], span: tuple[int, int]
+    sums: Array,
+    bias: int,
+    y: int,
+    shape: tuple[int, int, int],
+    span: tuple[int, int],
+    top: int,
 ) -> None:
-    """Add the bias to a span's sums and round them into y."""
+    """Add the bias to a span's sums and round them into y, from row `top` on."""
     (rows, _, outputs), (first, width) = shape, span
     offsets = np.empty(width, np.float32)
     widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
     answer = carray(bits_at(y), (rows, outputs))
-    for row in range(rows):
+    for row in range(len(sums)):
         for j in range(width):
             sums[row, j] += offsets[j]
-        narrow(sums[row, :width], answer[row, first : first + width])
+        narrow(sums[row, :width], answer[top + row, first : first + width])
 
 
 @compiled()
@@ -169,14 +175,15 @@ def put_gated(
     shape: tuple[int, int, int],
     curve: int,
     span: tuple[int, int],
+    top: int,
 ) -> None:
-    """Put a span's gates and ups together and round them into y."""
+    """Put a span's gates and ups together and round them into y, from row `top` on."""
     (rows, _, outputs), (first, width) = shape, span
     gates, ups = pair
     answer = carray(bits_at(y), (rows, outputs))
-    for row in range(rows):
+    for row in range(len(gates)):
         gate_row(gates[row, :width], ups[row, :width], curve)
-        narrow(gates[row, :width], answer[row, first : first + width])
+        narrow(gates[row, :width], answer[top + row, first : first + width])
 
 
 @compiled()

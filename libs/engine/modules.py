@@ -15,7 +15,7 @@ from torch.nn.functional import linear as linear_of_many
 
 from engine.elementwise import GELU_TANH, SILU
 from engine.int8_modules import Int8GatedMLP, Int8Linear
-from engine.matmul import num_tiles
+from engine.packing import linear_of_packed, packed, packs
 from engine.program import Kind
 from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
@@ -45,16 +45,15 @@ class Linear(TokenWise):
 
     def compute(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        num_rows = x.numel() // self._inputs
+        x, num_rows = x.contiguous(), x.numel() // self._inputs
         if num_rows > FEW_ROWS:
-            return self.many(x)
-        x = x.contiguous()
+            if not packs(self._inputs):
+                return self.many(x)
+            return linear_of_packed(x, self.weight, self._offsets, self._recorder)
         y = x.new_empty((*x.shape[:-1], self._outputs))
-        weights = self.weight.data_ptr(), self._offsets.data_ptr()
-        addresses = x.data_ptr(), *weights, y.data_ptr()
-        shape = num_rows, self._inputs, self._outputs
-        tasks = num_tiles(self._outputs)
-        self._recorder.do(Kind.LINEAR, tasks, (*addresses, *shape), (x,), (y,))
+        operands = x, self.weight, self._offsets, y
+        sizes = self._inputs, self._outputs
+        self._recorder.do(Kind.LINEAR, num_rows, operands, sizes)
         return y
 
 
@@ -73,11 +72,8 @@ class RMSNorm(TokenWise):
         x = x.contiguous()
         y = torch.empty_like(x)
         dim = x.shape[-1]
-        num_rows = x.numel() // dim
-        addresses = x.data_ptr(), self.weight.data_ptr(), y.data_ptr()
-        constants = self._epsilon, self._offset
-        numbers = *addresses, num_rows, dim
-        self._recorder.do(Kind.NORMALIZE, num_rows, numbers, (x,), (y,), constants)
+        operands, constants = (x, self.weight, y), (self._epsilon, self._offset)
+        self._recorder.do(Kind.NORMALIZE, x.numel() // dim, operands, (dim,), constants)
         return y
 
 
@@ -97,20 +93,15 @@ class GatedMLP(TokenWise):
         num_rows = x.numel() // inputs
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], outputs))
-        if num_rows <= FEW_ROWS:
-            weights = gate.data_ptr(), up.data_ptr()
-            sizes = num_rows, inputs, outputs, self._curve
-            numbers = x.data_ptr(), *weights, y.data_ptr(), *sizes
-            tasks = num_tiles(outputs)
-            self._recorder.do(Kind.GATED_LINEAR, tasks, numbers, (x,), (y,))
+        if num_rows > FEW_ROWS and not packs(inputs):
+            operands = self.gate_proj(x), self.up_proj(x), y
+            self._recorder.do(Kind.GATE, num_rows, operands, (outputs, self._curve))
         else:
-            gates, ups = self.gate_proj(x), self.up_proj(x)
-            addresses = gates.data_ptr(), ups.data_ptr(), y.data_ptr()
-            sizes_of_many = num_rows, outputs, self._curve
-            reads = gates, ups
-            self._recorder.do(
-                Kind.GATE, num_rows, (*addresses, *sizes_of_many), reads, (y,)
-            )
+            kind = Kind.GATED_LINEAR
+            if num_rows > FEW_ROWS:
+                x, kind = packed(x, self._recorder), Kind.GATED_LINEAR_PACKED
+            sizes = inputs, outputs, self._curve
+            self._recorder.do(kind, num_rows, (x, gate, up, y), sizes)
         answer: Tensor = self.down_proj(y)
         return answer
 
@@ -172,9 +163,6 @@ def _rotated_one(recorder: Recorder, x: Tensor, cos: Tensor, sin: Tensor) -> Ten
     """x is [1, heads, tokens, dim], cos and sin are [1, tokens, dim]."""
     by_token = x.transpose(1, 2).contiguous()
     y = torch.empty_like(by_token)
-    shape = tuple(by_token.shape[1:])
-    addresses = by_token.data_ptr(), y.data_ptr()
-    angles = cos.data_ptr(), sin.data_ptr()
-    numbers = (*addresses, *angles, *shape)
-    recorder.do(Kind.ROTATE, shape[0], numbers, (by_token, cos, sin), (y,))
+    tokens, heads, dim = by_token.shape[1:]
+    recorder.do(Kind.ROTATE, tokens, (by_token, cos, sin, y), (heads, dim))
     return y.transpose(1, 2)

@@ -22,11 +22,23 @@ class Native:
     """An operation of ours, as `engine.program` runs it. Keeps its tensors alive."""
 
     kind: Kind
-    tasks: int
-    numbers: tuple[int, ...]
-    constants: tuple[float, ...]
-    reads: tuple[Tensor, ...]
-    writes: tuple[Tensor, ...]
+    rows: int
+    operands: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
+    constants: tuple[float, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        return self.operands if self.kind is Kind.STORE else self.operands[:-1]
+
+    @property
+    def writes(self) -> tuple[Tensor, ...]:
+        return () if self.kind is Kind.STORE else self.operands[-1:]
+
+    @property
+    def creates(self) -> tuple[Tensor, ...]:
+        """Tensors whose memory was nobody's before."""
+        return self.writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,12 @@ class Eager:
     def writes(self) -> tuple[Tensor, ...]:
         return tensors_of((self.answer,))
 
+    @property
+    def creates(self) -> tuple[Tensor, ...]:
+        """Tensors whose memory was nobody's before: none by a view."""
+        read = set(map(storage_of, self.reads))
+        return tuple(t for t in self.writes if storage_of(t) not in read)
+
 
 Operation = Native | Eager
 
@@ -59,6 +77,11 @@ def tensors_of(values: Any) -> tuple[Tensor, ...]:
         elif isinstance(value, list | tuple):
             found.extend(tensors_of(value))
     return tuple(found)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """By what tensors of the same memory are known."""
+    return tensor.untyped_storage().data_ptr()
 
 
 class Recorder:
@@ -105,23 +128,34 @@ class Recorder:
         num_tokens, rows = self._wanted
         return rows if x.shape[:2] == (1, num_tokens) else None
 
+    def unwanted(self, some: Tensor, num_tokens: int) -> Tensor:
+        """Room for rows of the whole pass, of which only the wanted ones will be read."""
+        shape = 1, num_tokens, some.shape[-1]
+        if self._operations is not None:
+            return some.new_empty(shape)
+        return some.new_zeros(shape)  # so that no broken number is left in them
+
     def do(
         self,
         kind: Kind,
-        tasks: int,
-        numbers: tuple[int, ...],
-        reads: tuple[Tensor, ...],
-        writes: tuple[Tensor, ...],
+        rows: int,
+        operands: tuple[Tensor, ...],
+        sizes: tuple[int, ...],
         constants: tuple[float, ...] = (),
     ) -> None:
-        """One operation of ours, at once, on all threads that this thread may use."""
-        program = self._program
-        program.kinds[0], program.tasks[0] = kind, tasks
-        program.numbers[0, : len(numbers)] = numbers
+        """One operation of ours, at once, on all threads that this thread may use.
+
+        Operands are contiguous and in the order of the kind's addresses.
+        """
+        program, place = self._program, NOWHERE
+        addresses = [operand.data_ptr() for operand in operands]
+        program.kinds[0], program.rows[0] = kind, rows
+        program.numbers[0, : len(addresses) + len(sizes)] = *addresses, *sizes
         program.constants[0, : len(constants)] = constants
-        threads = min(tasks, get_num_threads())
-        run(program, NOWHERE, threads)
-        self.note(Native(kind, tasks, numbers, constants, reads, writes))
+        if self._wanted is not None:
+            place = place._replace(last_rows=self._wanted[1].numpy())
+        run(program, place, get_num_threads())
+        self.note(Native(kind, rows, operands, sizes, constants))
 
     def note(self, operation: Native) -> None:
         """An operation of ours was done; forgotten where nobody records."""

@@ -86,3 +86,12 @@ def gate_rows(
     widen(carray(bits_at(up), shape)[row], ups)
     gate_row(gates, ups, curve)
     narrow(gates, carray(bits_at(y), shape)[row])
+
+
+@compiled()
+def copy_row(x: int, y: int, dim: int, rows: tuple[int, int]) -> None:
+    """One row of x to one of y, (from, to), both [.., dim] of bfloat16."""
+    source = carray(bits_at(x), (rows[0] + 1, dim))[rows[0]]
+    target = carray(bits_at(y), (rows[1] + 1, dim))[rows[1]]
+    for j in range(dim):
+        target[j] = source[j]

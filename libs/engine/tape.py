@@ -1,25 +1,36 @@
-"""A decode step recorded once and replayed: what CUDA graphs are to a GPU.
+"""A step recorded once and replayed: what CUDA graphs are to a GPU.
 
-The same model computes the same operations for every step of so many sequences; only the
-numbers in its inputs differ. So a step is recorded while transformers' modules run it,
-and replayed without them over the same tensors. Operations of ours run in one kernel,
-without Python in between; others are called as they were.
+The same model computes the same operations for every step; only the numbers in its inputs
+differ, and how many rows there are. So a step is recorded while transformers' modules run
+it, and replayed without them, for any number of tokens. Operations of ours run in one
+kernel, without Python in between; others are called as they were.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from engine.arena import Arena
 from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.forward import Forward
 from engine.interface import Chunk
-from engine.modules import FEW_ROWS
-from engine.program import Kind, Place, program_of, run
-from engine.recorder import Eager, Native, Operation, Recorder, Unrecordable
+from engine.program import Index, Kind, Place, Program, Unit, program_of, run
+from engine.recorder import (
+    Eager,
+    Native,
+    Operation,
+    Recorder,
+    Unrecordable,
+    storage_of,
+    tensors_of,
+)
+from engine.sizes import Sizes
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
 
@@ -32,188 +43,338 @@ _ALLOCATING = frozenset(
         aten.new_empty.default,
     }
 )
-# Of the logits' norm. A tape does the very same arithmetic: what differs is an error.
-_TOLERANCE = 1e-3
+_MAX_BOUND = 256  # combinations of sizes that are remembered
 _ANYTHING = SamplingParams(temperature=0.0, max_tokens=1)
 
 
-class Tapes:
-    """Of each number of sequences that decode together its tape, once it was needed."""
+class Inputs(NamedTuple):
+    """What differs from step to step, as the model is given it; int64."""
 
-    def __init__(
-        self, forward: Forward, recorder: Recorder, geometry: KVGeometry
-    ) -> None:
-        self._forward = forward
-        self._recorder = recorder
-        self._geometry = geometry
-        self._tapes: dict[int, Tape | None] = {}
-        self.reason = ""  # why steps seen so far have no tape; empty where they have
+    token_ids: Tensor  # [1, tokens]
+    positions: Tensor  # [1, tokens]
+    rows: Tensor  # [sampled], of the tokens
 
-    def logits(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
-        """As `Forward`, of every row, writing K/V into `blocks`."""
-        num_rows = len(batch.token_ids)
-        if tape := self._tapes.get(num_rows):
-            return tape.replay(batch, blocks, threads)
-        rows = torch.arange(num_rows)
-        expected = self._forward(batch, CpuAttention(blocks, batch), rows)
-        # Broken numbers prove nothing: another step may.
-        if num_rows not in self._tapes and bool(expected.isfinite().all()):
-            self._tapes[num_rows] = self._proved(batch, blocks, threads, expected)
-        return expected
 
-    @staticmethod
-    def suits(batch: Batch) -> bool:
-        """Whether the batch is one token of each of a few sequences."""
-        num_rows = len(batch.token_ids)
-        return num_rows <= FEW_ROWS and num_rows == len(batch.block_tables)
+class _Reference(NamedTuple):
+    """Stands for a tensor that is another one in each replay."""
 
-    def _proved(
-        self, batch: Batch, blocks: KVBlocks, threads: int, expected: Tensor
-    ) -> "Tape | None":
-        """A tape that was recorded with other numbers and answers these as expected."""
-        try:
-            tape = Tape.record(
-                self._forward, self._recorder, self._geometry, len(expected)
-            )
-        except Unrecordable as error:
-            # A mixture of experts chooses them in Python, for instance.
-            self.reason = f"a step depends on more than numbers: {error}"
-            return None
-        found = tape.replay(batch, blocks, threads).float()
-        difference = (found - expected.float()).norm()
-        if difference <= _TOLERANCE * expected.float().norm():
-            return tape
-        self.reason = "a recorded step answered other than the model"
-        return None
+    number: int
 
 
 class Tape:
-    """The operations of one step, and the tensors that they read and write."""
+    """The operations of one step."""
 
     def __init__(
-        self, inputs: tuple[Tensor, Tensor], operations: list[Operation], logits: Tensor
+        self, inputs: Inputs, operations: list[Operation], logits: Tensor
     ) -> None:
-        self._token_ids, self._positions = (tensor.numpy()[0] for tensor in inputs)
-        self._inputs = inputs
-        self._logits = logits
-        needed = _needed(operations, logits)
-        self._parts: list[Callable[[Place, int], None]] = []
-        for _, group in groupby(needed, type):
-            self._parts.append(_part(list(group)))
-        self._operations = needed  # for their tensors
+        """Raises Unrecordable where an operation reads what nobody can replay."""
+        self._recorded = Sizes(inputs.token_ids.shape[1], len(inputs.rows))
+        self._inputs, self._logits = inputs, logits
+        needed = _needed(inputs, operations, logits)
+        self._groups = [list(group) for _, group in groupby(needed, type)]
+        theirs = [operation for operation in needed if isinstance(operation, Eager)]
+        # What torch's operations read, by the recorded tensor.
+        self._read = {id(t) for operation in theirs for t in operation.reads}
+        self._read.add(id(logits))
+        self._created = {storage_of(t) for each in needed for t in each.creates}
+        self._arena = Arena(needed, self._recorded)
+        self._programs: list[Program] = []
+        self._bound: dict[Sizes, _Bound] = {}
 
     @classmethod
     def record(
-        cls, forward: Forward, recorder: Recorder, geometry: KVGeometry, num_rows: int
+        cls,
+        forward: Forward,
+        recorder: Recorder,
+        geometry: KVGeometry,
+        sizes: Sizes,
+        *,
+        narrows: bool,
     ) -> "Tape":
-        """Run a step of so many sequences over blocks of our own, and take it down.
+        """Run a step of such sizes over blocks of our own, and take it down.
 
-        Raises Unrecordable when the model decides in Python what to compute.
+        It `narrows` if only sampled rows go on after the last attention. Raises
+        Unrecordable when the model decides in Python what to compute.
         """
-        chunks = [Chunk([row], 1, [row], _ANYTHING, 0) for row in range(num_rows)]
-        batch = pack(chunks, geometry.block_size)
-        blocks = KVBlocks.scratch(num_rows, geometry)
-        token_ids, positions = (
-            torch.from_numpy(values.copy()).unsqueeze(0)
-            for values in (batch.token_ids, batch.positions)
-        )
-        attention = CpuAttention(blocks, batch, recorder)
-        rows = torch.arange(num_rows)
-        with torch.inference_mode(), recorder.recording() as operations:
-            logits = forward.run(token_ids, positions, attention, rows)
-        return cls((token_ids, positions), operations, logits)
+        batch, blocks = _any_step(sizes, geometry)
+        inputs = _inputs(batch)
+        with (
+            torch.inference_mode(),
+            recorder.narrowing(sizes.tokens, inputs.rows) as narrow,
+            recorder.recording() as operations,
+        ):
+            attention = CpuAttention(
+                blocks, batch, recorder, narrow=narrow if narrows else None
+            )
+            logits = forward.run(
+                inputs.token_ids, inputs.positions, attention, inputs.rows
+            )
+        return cls(inputs, operations, logits)
 
     def replay(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
-        """The logits of every row; they are overwritten by the next replay."""
-        self._token_ids[:] = batch.token_ids
-        self._positions[:] = batch.positions
+        """The logits of the sampled rows; they are overwritten by the next replay."""
         place = Place(
             blocks.memory,
             blocks.block_size,
+            batch.token_ids,
             batch.slot_mapping,
             batch.block_tables,
-            batch.positions,
+            batch.tiles,
+            batch.sampled_tiles,
+            batch.last_rows,
         )
+        sizes = Sizes(len(batch.token_ids), len(batch.last_rows))
+        if self._arena.makes_room(sizes):
+            self._bound.clear()
+            self._programs = [
+                _program(ours, self._arena, self._recorded)
+                for group in self._groups
+                if (ours := [each for each in group if isinstance(each, Native)])
+            ]
+        if sizes not in self._bound:
+            if len(self._bound) == _MAX_BOUND:
+                self._bound.clear()
+            self._bound[sizes] = self._bind(sizes)
         with torch.inference_mode():
-            for part in self._parts:
-                part(place, threads)
-        return self._logits
+            return self._bound[sizes].run(_inputs(batch), place, threads)
+
+    def _bind(self, sizes: Sizes) -> "_Bound":
+        """The parts of a step of such sizes."""
+        values: list[Tensor | None] = [None] * len(self._inputs)
+        numbers = {id(tensor): i for i, tensor in enumerate(self._inputs)}
+        programs = iter(self._programs)
+        parts: list[_Call | Program] = []
+
+        def number_of(tensor: Tensor, value: Tensor | None) -> int:
+            numbers[id(tensor)] = len(values)
+            values.append(value)
+            return len(values) - 1
+
+        for group in self._groups:
+            if isinstance(group[0], Native):
+                parts.append(next(programs))
+            for operation in group:
+                if isinstance(operation, Native):
+                    for tensor in operation.writes:
+                        if id(tensor) in self._read:
+                            number_of(tensor, self._arena.view(tensor, sizes))
+                    continue
+                arguments = self._pattern(operation.arguments, numbers, sizes)
+                keywords = self._pattern(operation.keywords, numbers, sizes)
+                created = set(map(id, operation.creates))  # else it lies there already
+                places = [
+                    self._arena.view(tensor, sizes) if id(tensor) in created else None
+                    for tensor in operation.writes
+                ]
+                numbers_of = [number_of(tensor, None) for tensor in operation.writes]
+                answers = list(zip(numbers_of, places, strict=True))
+                parts.append(_Call(operation.function, arguments, keywords, answers))
+        return _Bound(parts, values, numbers[id(self._logits)])
+
+    def _pattern(self, value: Any, numbers: dict[int, int], sizes: Sizes) -> Any:
+        """An argument, with other sizes and references in it."""
+        if isinstance(value, Tensor):
+            if (number := numbers.get(id(value))) is not None:
+                return _Reference(number)
+            if storage_of(value) in self._created:
+                raise Unrecordable("a tensor comes from nowhere")
+            return value
+        if isinstance(value, list | tuple):
+            return [self._pattern(each, numbers, sizes) for each in value]
+        if isinstance(value, dict):
+            return {k: self._pattern(v, numbers, sizes) for k, v in value.items()}
+        return self._recorded.scaled(value, sizes)
 
 
-def _needed(operations: Sequence[Operation], logits: Tensor) -> list[Operation]:
-    """What has to be done again, in order: all that the logits or the blocks depend on."""
-    wanted = {_storage(logits)}
+class _Call(NamedTuple):
+    """An operation of torch, for steps of certain sizes."""
+
+    function: Any
+    arguments: list[Any]
+    keywords: dict[str, Any]
+    answers: list[tuple[int, Tensor | None]]  # their numbers; where ours look for them
+
+    def run(self, values: list[Any]) -> None:
+        answer = self.function(
+            *_filled(self.arguments, values), **_filled(self.keywords, values)
+        )
+        for (number, place), tensor in zip(
+            self.answers, tensors_of((answer,)), strict=True
+        ):
+            values[number] = tensor
+            if place is not None:
+                place.copy_(tensor)
+
+
+class _Bound:
+    """All operations, for steps of certain sizes."""
+
+    def __init__(
+        self, parts: list[_Call | Program], values: list[Tensor | None], logits: int
+    ) -> None:
+        self._parts, self._values, self._logits = parts, values, logits
+
+    def run(self, inputs: Inputs, place: Place, threads: int) -> Tensor:
+        values = self._values
+        values[: len(inputs)] = inputs
+        for part in self._parts:
+            if isinstance(part, _Call):
+                part.run(values)
+            else:
+                run(part, place, threads)
+        logits = values[self._logits]
+        assert logits is not None, "the last operation gives them"
+        return logits
+
+
+def _filled(pattern: Any, values: Sequence[Any]) -> Any:
+    """Arguments with the tensors of this step."""
+    if isinstance(pattern, _Reference):
+        return values[pattern.number]
+    if isinstance(pattern, list):
+        return [_filled(each, values) for each in pattern]
+    if isinstance(pattern, dict):
+        return {key: _filled(value, values) for key, value in pattern.items()}
+    return pattern
+
+
+def _any_step(sizes: Sizes, geometry: KVGeometry) -> tuple[Batch, KVBlocks]:
+    """One of such sizes: a long chunk and otherwise single tokens."""
+    lengths = [sizes.tokens - sizes.sampled + 1] + [1] * (sizes.sampled - 1)
+    first, chunks = 0, []
+    for length in lengths:
+        end = first + geometry.num_blocks(length + 1)
+        table = list(range(first, end))
+        tokens = [i % 2 for i in range(length)]
+        chunks.append(Chunk(tokens, 1, table, _ANYTHING, 0))
+        first = end
+    return pack(chunks, geometry.block_size), KVBlocks.scratch(first, geometry)
+
+
+def _inputs(batch: Batch) -> Inputs:
+    token_ids, positions, rows = map(
+        torch.from_numpy, (batch.token_ids, batch.positions, batch.last_rows)
+    )
+    return Inputs(token_ids.unsqueeze(0), positions.unsqueeze(0), rows)
+
+
+def _needed(
+    inputs: Inputs, operations: Sequence[Operation], logits: Tensor
+) -> list[Operation]:
+    """What has to be done again, in order: all that the logits or the blocks depend on.
+
+    Of torch's views those that torch's own operations read; ours know memory only.
+    """
+    storages, tensors = {storage_of(logits)}, {id(logits)}
     needed: list[Operation] = []
-    for operation in reversed(operations):
-        is_kept = isinstance(operation, Native) and operation.kind is Kind.STORE
-        if not is_kept and wanted.isdisjoint(map(_storage, operation.writes)):
-            continue
-        wanted.update(map(_storage, operation.reads))
-        if isinstance(operation, Eager) and _does_nothing(operation):
-            continue
-        needed.append(_as_native(operation))
-    return needed[::-1]
+    for recorded in reversed(operations):
+        operation = _as_native(inputs, recorded)
+        written = set(map(storage_of, operation.writes))
+        if isinstance(operation, Native):
+            if operation.kind is not Kind.STORE and storages.isdisjoint(written):
+                continue
+            tensors.difference_update(map(id, operation.writes))
+        else:
+            if operation.function in _ALLOCATING:
+                continue
+            is_view = not operation.creates
+            if is_view and tensors.isdisjoint(map(id, operation.writes)):
+                continue
+            if not is_view and storages.isdisjoint(written):
+                continue
+            tensors.update(map(id, operation.reads))
+        storages.update(map(storage_of, operation.reads))
+        needed.append(operation)
+    return _packed_once(needed[::-1])
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _packed_once(operations: Sequence[Operation]) -> list[Operation]:
+    """Without packing again what lies packed already."""
+    packed: dict[int, Tensor] = {}  # rows that have not been written since
+    instead: dict[int, Tensor] = {}
+    kept: list[Operation] = []
+    for operation in operations:
+        if isinstance(operation, Native):
+            operands = tuple(instead.get(id(t), t) for t in operation.operands)
+            operation = replace(operation, operands=operands)
+            if operation.kind is Kind.PACK:
+                rows, panels = operation.operands
+                if (before := packed.get(storage_of(rows))) is not None:
+                    instead[id(panels)] = before
+                    continue
+                packed[storage_of(rows)] = panels
+        for tensor in operation.writes:
+            packed.pop(storage_of(tensor), None)
+        kept.append(operation)
+    return kept
 
 
-def _does_nothing(operation: Eager) -> bool:
-    """Views and empty memory are what they were."""
-    if operation.function in _ALLOCATING:
-        return True
-    read = set(map(_storage, operation.reads))
-    return all(_storage(tensor) in read for tensor in operation.writes)
-
-
-def _as_native(operation: Operation) -> Operation:
-    """Sums of activations are torch's in the modules and ours in a tape."""
-    if isinstance(operation, Native) or operation.function is not aten.add.Tensor:
+def _as_native(inputs: Inputs, operation: Operation) -> Operation:
+    """Some of torch's operations are ours in a tape."""
+    if isinstance(operation, Native) or operation.keywords:
         return operation
-    a, b, y = (*operation.arguments[:2], operation.answer)
-    if operation.keywords or not isinstance(b, Tensor) or a.shape != b.shape:
-        return operation
-    if any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in (a, b, y)):
-        return operation
-    dim = y.shape[-1]
-    rows = y.numel() // dim
-    numbers = (a.data_ptr(), b.data_ptr(), y.data_ptr(), rows, dim)
-    return Native(Kind.ADD, rows, numbers, (), (a, b), (y,))
+    if operation.function is aten.add.Tensor:
+        a, b, y = (*operation.arguments[:2], operation.answer)
+        if isinstance(b, Tensor) and a.shape == b.shape and _are_plain(a, b, y):
+            dim = y.shape[-1]
+            return Native(Kind.ADD, y.numel() // dim, (a, b, y), (dim,))
+    elif operation.function is aten.embedding.default:
+        weight, token_ids, y = (*operation.arguments[:2], operation.answer)
+        if token_ids is inputs.token_ids and _are_plain(weight, y):
+            sizes = weight.shape[1], Index.TOKEN_IDS
+            return Native(Kind.PICK, token_ids.numel(), (weight, y), sizes)
+    elif operation.function is aten.index.Tensor:
+        x, index, y = (*operation.arguments, operation.answer)
+        is_row = len(index) == 2 and index[0] is None and index[1] is inputs.rows
+        if is_row and len(x) == 1 and x.dim() == 3 and _are_plain(x, y):
+            sizes = x.shape[2], Index.SAMPLED
+            return Native(Kind.PICK, len(inputs.rows), (x, y), sizes)
+    return operation
 
 
-def _part(operations: list[Operation]) -> Callable[[Place, int], None]:
-    """How to do operations again that follow each other and are of one type."""
-    ours = [operation for operation in operations if isinstance(operation, Native)]
-    theirs = [operation for operation in operations if isinstance(operation, Eager)]
-    return _native(ours) if ours else _eager(theirs)
+def _are_plain(*tensors: Tensor) -> bool:
+    return all(t.dtype == torch.bfloat16 and t.is_contiguous() for t in tensors)
 
 
-def _native(operations: list[Native]) -> Callable[[Place, int], None]:
-    count = len(operations)
-    program = program_of(count)
-    for index, operation in enumerate(operations):
-        program.kinds[index], program.tasks[index] = operation.kind, operation.tasks
-        program.numbers[index, : len(operation.numbers)] = operation.numbers
-        program.constants[index, : len(operation.constants)] = operation.constants
-    return lambda place, threads: run(program, place, threads)
+def _program(operations: Sequence[Native], arena: Arena, recorded: Sizes) -> Program:
+    """Operations of ours that follow each other, over the arena as it is laid out."""
+    program = program_of(len(operations))
+    for i, operation in enumerate(operations):
+        unit, rows = recorded.units(operation.rows)
+        if operation.kind is Kind.DEQUANTIZE:  # as many as there are outputs
+            unit, rows = Unit.ONE, operation.rows
+        program.kinds[i], program.units[i], program.rows[i] = operation.kind, unit, rows
+        numbers = [*map(arena.address, operation.operands), *operation.sizes]
+        program.numbers[i, : len(numbers)] = numbers
+        program.constants[i, : len(operation.constants)] = operation.constants
+    touched = [_touched(operation, arena) for operation in operations]
+    for i, (reads, writes) in enumerate(touched):
+        before = range(i - 1, -1, -1)
+        conflicts = (
+            j
+            for j in before
+            if _overlap(writes, touched[j][1] + touched[j][0])
+            or _overlap(reads, touched[j][1])
+        )
+        program.after[i] = next(conflicts, -1)
+    return program
 
 
-def _eager(operations: list[Eager]) -> Callable[[Place, int], None]:
-    def call(place: Place, threads: int) -> None:
-        for operation in operations:
-            answer = operation.function(*operation.arguments, **operation.keywords)
-            for new, old in _pairs(answer, operation.answer):
-                old.copy_(new)
+def _touched(operation: Native, arena: Arena) -> tuple[list[range], list[range]]:
+    """The bytes that an operation reads, and those that it writes.
 
-    return call
+    A layer's blocks are a byte before the arena's first one.
+    """
+    reads = [arena.span(tensor) for tensor in operation.reads]
+    writes = [arena.span(tensor) for tensor in operation.writes]
+    if operation.kind in (Kind.STORE, Kind.ATTEND):
+        k_offset = operation.sizes[3]
+        blocks = range(-1 - k_offset, -k_offset)
+        (writes if operation.kind is Kind.STORE else reads).append(blocks)
+    return reads, writes
 
 
-def _pairs(new: object, old: object) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(old, Tensor):
-        assert isinstance(new, Tensor), "another kind of answer"
-        yield new, old
-    elif isinstance(old, list | tuple):
-        assert isinstance(new, list | tuple), "another kind of answer"
-        for one, other in zip(new, old, strict=True):
-            yield from _pairs(one, other)
+def _overlap(some: Sequence[range], others: Sequence[range]) -> bool:
+    return any(
+        a.start < b.stop and b.start < a.stop for a in some for b in others if a and b
+    )

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from engine.program import Index, Kind
 from engine.recorder import Recorder
 
 
@@ -20,9 +21,13 @@ class TokenWise(nn.Module):
         rows = self._recorder.wanted(x)
         if rows is None:
             return self.compute(x)
-        some = self.compute(x[:, rows])
-        whole = some.new_zeros((1, x.shape[1], some.shape[-1]))
-        whole[:, rows] = some
+        x, count = x.contiguous(), len(rows)
+        some = x.new_empty((1, count, x.shape[-1]))
+        sizes = x.shape[-1], Index.SAMPLED
+        self._recorder.do(Kind.PICK, count, (x, some), sizes)
+        some = self.compute(some)
+        whole = self._recorder.unwanted(some, x.shape[1])
+        self._recorder.do(Kind.PUT, count, (some, whole), (some.shape[-1],))
         return whole
 
     def compute(self, x: Tensor) -> Tensor:

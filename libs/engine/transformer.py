@@ -16,15 +16,16 @@ from engine.forward import Forward
 from engine.interface import Chunk, Drawn
 from engine.laid_out import lay_out
 from engine.memory import MappedMemory, place
-from engine.modules import speed_up
+from engine.modules import FEW_ROWS, speed_up
+from engine.packing import is_ours
 from engine.quantization import expect_quantized
-from engine.recorder import Recorder
-from engine.sampled import sampled_logits
 from engine.skeleton import bind, skeleton, views
-from engine.tape import Tapes
+from engine.tapes import Tapes
 from engine.threads import Threads
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
+
+_PROMPT = FEW_ROWS + 1  # tokens: the least that is computed as a prompt
 
 
 class TransformerEngine:
@@ -33,14 +34,12 @@ class TransformerEngine:
     def __init__(
         self,
         forward: Forward,
-        recorder: Recorder,
         tapes: Tapes,
         blocks: KVBlocks,
         geometry: KVGeometry,
         threads: Threads,
     ) -> None:
         self._forward = forward
-        self._recorder = recorder
         self._tapes = tapes if geometry.dtype == "bfloat16" else None
         self._blocks = blocks
         self._geometry = geometry
@@ -68,8 +67,8 @@ class TransformerEngine:
         blocks = KVBlocks.over(memory.blocks, geometry)
         forward = Forward(model)
         tapes = Tapes(forward, recorder, geometry)
-        engine = cls(forward, recorder, tapes, blocks, geometry, Threads(threads))
-        engine.private_bytes = lay_out(model, max_private_bytes)
+        engine = cls(forward, tapes, blocks, geometry, Threads(threads))
+        engine.private_bytes = 0 if is_ours() else lay_out(model, max_private_bytes)
         return engine
 
     def compete(self, cores: Cores) -> None:
@@ -98,12 +97,13 @@ class TransformerEngine:
         return self._threads.in_words
 
     def warm_up(self) -> None:
-        """Compile the kernels and touch every weight, over blocks of our own."""
+        """Compile the kernels, record steps and touch every weight, over other blocks."""
         self._threads.apply()
         params = SamplingParams(temperature=0.0, max_tokens=1)
-        prompt = Chunk([0, 0], 0, [0], params, None)
-        scratch = KVBlocks.scratch(2, self._geometry)
-        decode = Chunk([0], 0, [1], params, 0)
+        table = list(range(self._geometry.num_blocks(_PROMPT)))
+        prompt = Chunk([0] * _PROMPT, 0, table, params, 0)
+        scratch = KVBlocks.scratch(len(table) + 1, self._geometry)
+        decode = Chunk([0], 0, [len(table)], params, 0)
         self._step([prompt, decode], scratch)
         self._step([decode], scratch)
 
@@ -133,10 +133,7 @@ class TransformerEngine:
 
     def _logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
         """Of the rows that are sampled."""
+        if self._tapes is not None:
+            return self._tapes.logits(batch, blocks, self._threads.count)
         rows = torch.from_numpy(batch.last_rows)
-        if self._tapes is None:
-            return self._forward(batch, CpuAttention(blocks, batch), rows)
-        if not self._tapes.suits(batch):
-            return sampled_logits(self._forward, self._recorder, batch, blocks)
-        logits = self._tapes.logits(batch, blocks, self._threads.count)
-        return logits if len(rows) == len(logits) else logits[rows]
+        return self._forward(batch, CpuAttention(blocks, batch), rows)

@@ -5,8 +5,6 @@ import torch
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
-from engine.int8 import INT8_TILE
-from engine.matmul import num_tiles
 from engine.program import Kind
 from engine.recorder import Recorder
 
@@ -35,24 +33,19 @@ def exact(of: Weights) -> Tensor:
     return weight.double() * scale.double()[:, None]
 
 
-def do(kind: Kind, tasks: int, operands: list[Tensor], *sizes: int) -> None:
-    addresses = [operand.data_ptr() for operand in operands]
-    Recorder().do(kind, tasks, (*addresses, *sizes), (), ())
-
-
 def linear(x: Tensor, of: Weights, bias: Tensor) -> Tensor:
     outputs = len(bias)
     y = torch.full((len(x), outputs), torch.nan, dtype=torch.bfloat16)
-    tasks, sizes = num_tiles(outputs, INT8_TILE), (*x.shape, outputs)
-    do(Kind.LINEAR_INT8, tasks, [x, *of, bias, y], *sizes)
+    sizes = x.shape[1], outputs
+    Recorder().do(Kind.LINEAR_INT8, len(x), (x, *of, bias, y), sizes)
     return y
 
 
 def gated(x: Tensor, gate: Weights, up: Weights, curve: int) -> Tensor:
     outputs = len(gate[0])
     y = torch.full((len(x), outputs), torch.nan, dtype=torch.bfloat16)
-    tasks, sizes = num_tiles(outputs, INT8_TILE), (*x.shape, outputs, curve)
-    do(Kind.GATED_LINEAR_INT8, tasks, [x, *gate, *up, y], *sizes)
+    sizes = x.shape[1], outputs, curve
+    Recorder().do(Kind.GATED_LINEAR_INT8, len(x), (x, *gate, *up, y), sizes)
     return y
 
 
@@ -143,6 +136,6 @@ def test_bfloat16_weights_are_those_of_torch(inputs: int, outputs: int) -> None:
     weight, scale = weights(2, outputs, inputs)
     y = torch.full((outputs, inputs), torch.nan, dtype=torch.bfloat16)
 
-    do(Kind.DEQUANTIZE, outputs, [weight, scale, y], outputs, inputs)
+    Recorder().do(Kind.DEQUANTIZE, outputs, (weight, scale, y), (inputs,))
 
     assert torch.equal(y, (weight.float() * scale[:, None]).bfloat16())

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
-from engine.matmul import num_tiles
 from engine.program import Kind
 from engine.recorder import Recorder
 
@@ -27,17 +26,15 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     y = torch.full((len(x), len(weight)), torch.nan, dtype=torch.bfloat16)
-    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr()
-    numbers = *addresses, *x.shape, len(weight)
-    Recorder().do(Kind.LINEAR, num_tiles(len(weight)), numbers, (), ())
+    sizes = x.shape[1], len(weight)
+    Recorder().do(Kind.LINEAR, len(x), (x, weight, bias, y), sizes)
     return y
 
 
 def gated(x: Tensor, gate: Tensor, up: Tensor, curve: int) -> Tensor:
     y = torch.full((len(x), len(gate)), torch.nan, dtype=torch.bfloat16)
-    addresses = x.data_ptr(), gate.data_ptr(), up.data_ptr(), y.data_ptr()
-    numbers = *addresses, *x.shape, len(gate), curve
-    Recorder().do(Kind.GATED_LINEAR, num_tiles(len(gate)), numbers, (), ())
+    sizes = x.shape[1], len(gate), curve
+    Recorder().do(Kind.GATED_LINEAR, len(x), (x, gate, up, y), sizes)
     return y
 
 

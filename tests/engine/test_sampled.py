@@ -1,6 +1,7 @@
 """Rows that nobody samples leave the pass after the last attention, and nobody notices."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def both(engine: Any, step: Sequence[Chunk]) -> list[tuple[Tensor, Any]]:
     whole, alone = (KVBlocks.scratch(NUM_BLOCKS, engine._geometry) for _ in range(2))
     return [
         (engine._forward(batch, CpuAttention(whole, batch), rows), whole.memory),
-        (sampled_logits(engine._forward, engine._recorder, batch, alone), alone.memory),
+        (
+            sampled_logits(engine._forward, engine._tapes._recorder, batch, alone),
+            alone.memory,
+        ),
     ]
 
 
@@ -81,7 +85,7 @@ def test_the_next_pass_is_whole_again(
     """
     Also after a pass that failed with its rows narrowed.
     """
-    recorder = memory_of(family("llama"), "bfloat16").engine()._recorder
+    recorder = memory_of(family("llama"), "bfloat16").engine()._tapes._recorder
     x = torch.zeros(1, 40, 8)
 
     def fail() -> None:
@@ -102,6 +106,8 @@ def test_only_the_pass_itself_is_narrowed() -> None:
     other rows than those of the pass.
     """
 
+    ones = partial(torch.ones, dtype=torch.bfloat16)
+
     class Doubled(TokenWise):
         def compute(self, x: Tensor) -> Tensor:
             return 2 * x
@@ -110,12 +116,10 @@ def test_only_the_pass_itself_is_narrowed() -> None:
     double = Doubled(recorder)
 
     with recorder.narrowing(4, torch.tensor([1, 3])) as narrow:
-        before = double(torch.ones(1, 4, 2))
+        before = double(ones(1, 4, 2))
         narrow()
-        after = double(torch.ones(1, 4, 2))
-        others = [
-            double(torch.ones(shape)) for shape in ((4, 2), (1, 2, 2), (1, 4, 2, 2))
-        ]
+        after = double(ones(1, 4, 2))
+        others = [double(ones(*shape)) for shape in ((4, 2), (1, 2, 2), (1, 4, 2, 2))]
 
     assert before.eq(2).all()
     assert after[0, :, 0].tolist() == [0, 2, 0, 2]
@@ -130,7 +134,7 @@ def test_a_model_that_needs_the_other_rows_is_refused(
     """
     memory = memory_of(family("llama"), "bfloat16")
     engine = memory.engine()
-    served, recorder = engine._forward._model, engine._recorder
+    served, recorder = engine._forward._model, engine._tapes._recorder
     checkpoint = memory.checkpoint
     narrowing = recorder.narrowing
     recorder.narrowing = lambda count, rows: narrowing(count, rows - 1)

@@ -11,8 +11,9 @@ from torch import nn
 from engine.batch import pack
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
-from engine.recorder import Eager, Native, Recorder, Unrecordable
-from engine.tape import Tapes
+from engine.program import Kind
+from engine.recorder import Eager, Native, Operation, Recorder, Unrecordable
+from engine.tapes import _Kind
 from engine.transformer import TransformerEngine
 from protocol.sampling import SamplingParams
 
@@ -39,6 +40,29 @@ def step(engine: TransformerEngine, num_rows: int, position: int) -> Any:
         for row in range(num_rows)
     ]
     return pack(chunks, engine._geometry.block_size)
+
+
+def prompts(engine: TransformerEngine, *lengths: int) -> Any:
+    """Chunks of so many tokens, each of a sequence of its own; a long one starts late.
+
+    The last token of each is sampled, but of every third.
+    """
+    size, first, chunks = engine._geometry.block_size, 0, []
+    for row, length in enumerate(lengths):
+        before = 5 if length > 20 else 0
+        end = first + engine._geometry.num_blocks(before + length)
+        tokens = [3 + (7 * row + i) % 90 for i in range(length)]
+        index = None if row % 3 == 2 else 0
+        chunks.append(Chunk(tokens, before, list(range(first, end)), GREEDY, index))
+        first = end
+    return pack(chunks, size)
+
+
+def operations(engine: TransformerEngine, *, is_long: bool = False) -> list[Operation]:
+    """Of the tape of steps of a few tokens, or of many."""
+    tape = engine._tapes._tapes[_Kind(is_long=is_long, is_wide=False)]
+    assert tape is not None
+    return [operation for group in tape._groups for operation in group]
 
 
 def eager(engine: TransformerEngine, batch: Any) -> torch.Tensor:
@@ -79,13 +103,13 @@ def test_dense_models_are_recorded(
 
     engine._tapes.logits(step(engine, 2, 1), engine._blocks, 1)
 
-    tape = engine._tapes._tapes[2]
-    assert tape is not None
+    engine._tapes.logits(prompts(engine, 40, 1), engine._blocks, 1)
+
     assert engine.without_tapes == ""
-    theirs = [op for op in tape._operations if isinstance(op, Eager)]
-    ours = [op for op in tape._operations if isinstance(op, Native)]
-    assert len(ours) > 30
-    assert len(theirs) < 25
+    for is_long in (False, True):
+        recorded = operations(engine, is_long=is_long)
+        assert sum(isinstance(op, Native) for op in recorded) > 30
+        assert sum(isinstance(op, Eager) for op in recorded) < 25
 
 
 def test_a_tape_writes_keys_and_values(family: Fixture, memory_of: Fixture) -> None:
@@ -107,20 +131,96 @@ def test_a_tape_writes_keys_and_values(family: Fixture, memory_of: Fixture) -> N
     assert bytes(memory.blocks) == expected
 
 
-def test_prompts_are_not_for_tapes(stories: Path, memory_of: Fixture) -> None:
-    """
-    A chunk of several tokens, or too many sequences, go through the model's modules.
-    """
-    size = 16
-    one = pack([Chunk([5], 3, [0], GREEDY, 0)], size)
-    prompt = pack([Chunk([5, 6], 0, [0], GREEDY, 0)], size)
-    crowd = pack([Chunk([5], 0, [n], GREEDY, 0) for n in range(40)], size)
+LENGTHS = [(33,), (40, 1, 1, 7), (1, 100), (130, 2, 30), (1, 1, 60, 1)]
 
-    assert [Tapes.suits(batch) for batch in (one, prompt, crowd)] == [
-        True,
-        False,
-        False,
-    ]
+
+def test_a_tape_of_prompts_answers_as_the_model(
+    each_family: Path, engine_of: Fixture
+) -> None:
+    """
+    Of every family to the bit, whatever the lengths, with decoding sequences in between
+    and chunks that are not sampled: one tape serves all of them.
+    """
+    engine = engine_of(each_family)
+    tapes = engine._tapes
+    tapes.logits(prompts(engine, 35), engine._blocks, 1)  # records
+
+    for lengths in LENGTHS:
+        batch = prompts(engine, *lengths)
+        expected = tapes._by_modules(batch, engine._blocks).clone()
+        found = tapes.logits(batch, engine._blocks, 2)
+
+        assert torch.equal(found, expected)
+
+
+def test_a_tape_serves_a_crowd(family: Fixture, engine_of: Fixture) -> None:
+    """
+    More sequences decode at once than the kernels for few rows are for, and fewer again.
+    """
+    engine = engine_of(family("llama"))
+    tapes = engine._tapes
+    tapes.logits(step(engine, 31, 1), engine._blocks, 1)
+    tapes.logits(prompts(engine, *[1] * 60), engine._blocks, 1)
+
+    for num_rows in (50, 2, 63):
+        batch = prompts(engine, *[1] * num_rows)
+        expected = tapes._by_modules(batch, engine._blocks).clone()
+
+        assert torch.equal(tapes.logits(batch, engine._blocks, 2), expected)
+    assert len(tapes._tapes) == 2
+
+
+def test_a_tape_serves_chunks_that_nobody_samples(
+    family: Fixture, engine_of: Fixture
+) -> None:
+    """
+    The middle of a prompt has no logits, and leaves all of its K/V in the blocks.
+    """
+    engine = engine_of(family("llama"))
+    tapes = engine._tapes
+    tapes.logits(prompts(engine, 35), engine._blocks, 1)
+    batch = pack([Chunk(list(range(3, 53)), 0, [9, 4, 7, 1], GREEDY, None)], 16)
+    engine._blocks.memory[:] = 0
+    tapes._by_modules(batch, engine._blocks)
+    expected = engine._blocks.memory.copy()
+    engine._blocks.memory[:] = 0
+
+    logits = tapes.logits(batch, engine._blocks, 2)
+
+    assert len(logits) == 0
+    assert (engine._blocks.memory == expected).all()
+
+
+def test_a_product_is_packed_once(family: Fixture, engine_of: Fixture) -> None:
+    """
+    Queries, keys and values are products of the same rows, which lie packed for all.
+    """
+    engine = engine_of(family("llama"))
+
+    engine._tapes.logits(prompts(engine, 40), engine._blocks, 1)
+
+    kinds = [op.kind for op in operations(engine, is_long=True) if hasattr(op, "kind")]
+    packed = [Kind.LINEAR_PACKED, Kind.GATED_LINEAR_PACKED]
+    assert kinds.count(Kind.PACK) < sum(map(kinds.count, packed))
+
+
+def test_a_library_that_multiplies_faster_computes_prompts(
+    family: Fixture, engine_of: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where many rows are its affair, only steps of a few tokens are recorded.
+    """
+    monkeypatch.setattr("engine.packing.is_ours", lambda: False)
+    monkeypatch.setattr("engine.tapes.is_ours", lambda: False)
+    engine = engine_of(family("llama"))
+    batch = prompts(engine, 40)
+
+    expected = engine._tapes._by_modules(batch, engine._blocks).clone()
+    for _ in range(2):
+        assert torch.equal(engine._tapes.logits(batch, engine._blocks, 1), expected)
+    engine._tapes.logits(step(engine, 2, 1), engine._blocks, 1)
+
+    assert list(engine._tapes._tapes) == [_Kind(is_long=False, is_wide=False)]
 
 
 def test_float32_has_no_tapes(stories: Path, memory_of: Fixture) -> None:
@@ -177,6 +277,6 @@ def test_a_wrong_tape_is_never_used(
     found = engine._tapes.logits(batch, engine._blocks, 1).clone()
     again = engine._tapes.logits(step(engine, 2, 5), engine._blocks, 1)
 
-    assert engine._tapes._tapes[2] is None
+    assert engine._tapes._tapes[_Kind(is_long=False, is_wide=False)] is None
     assert engine.without_tapes
     assert torch.equal(found, again)

@@ -1,0 +1,50 @@
+"""Whether products of many rows are ours, and rows packed for them."""
+
+from functools import cache
+
+from torch import Tensor
+
+from engine.emitter import has, multiplies_pairs
+from engine.panels import PANEL, num_panels
+from engine.program import Kind
+from engine.recorder import Recorder
+
+
+@cache
+def is_ours() -> bool:
+    """Whether our products of many rows are no slower than the library's.
+
+    A processor with a unit for tiles (AMX) multiplies several times as fast, and there the
+    library uses it.
+    """
+    return multiplies_pairs() and not has("amx-bf16")
+
+
+def packs(inputs: int) -> bool:
+    """Whether rows of so many inputs are packed: pairs have no rest."""
+    return is_ours() and inputs % 2 == 0
+
+
+def packed(x: Tensor, recorder: Recorder) -> Tensor:
+    """x [..., inputs], contiguous, in the panels that `engine.panels` multiplies.
+
+    The answer looks like x; what lies in it does not, and it has room for whole panels.
+    """
+    inputs = x.shape[-1]
+    rows = x.numel() // inputs
+    room = x.new_empty(num_panels(rows) * PANEL * inputs)
+    panels = room.as_strided(x.shape, x.stride())
+    recorder.do(Kind.PACK, rows, (x, panels), (inputs,))
+    return panels
+
+
+def linear_of_packed(
+    x: Tensor, weight: Tensor, bias: Tensor, recorder: Recorder
+) -> Tensor:
+    """x @ weight.T + bias of contiguous x [..., inputs], packed for it."""
+    outputs, inputs = weight.shape
+    y = x.new_empty((*x.shape[:-1], outputs))
+    operands = packed(x, recorder), weight, bias, y
+    rows = x.numel() // inputs
+    recorder.do(Kind.LINEAR_PACKED, rows, operands, (inputs, outputs))
+    return y
