@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from waiting import wait_until
 
 from engine import cores
 from engine.cores import Cores
@@ -17,8 +18,8 @@ HOLDER = """
 import os, sys
 os.sched_getaffinity = lambda _: {0, 1}
 from engine.cores import Cores
-with Cores(int(sys.argv[1])).taken(int(sys.argv[2])):
-    print("holds", flush=True)
+with Cores(int(sys.argv[1])).taken(int(sys.argv[2])) as are_ours:
+    print("holds" if are_ours else "waited in vain", flush=True)
     sys.stdin.readline()
 print("let go", flush=True)
 sys.stdin.readline()
@@ -57,9 +58,10 @@ def stop(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline() == "let go\n"
 
 
-def take(ours: Cores, count: int) -> None:
-    with ours.taken(count):
-        pass
+def take(ours: Cores, count: int) -> bool:
+    """Whether a step had so many."""
+    with ours.taken(count) as are_ours:
+        return are_ours
 
 
 @pytest.mark.parametrize("end", [stop, subprocess.Popen.kill])
@@ -94,10 +96,7 @@ def test_steps_of_one_thread_run_side_by_side(
     with holder(fd, 1):
         ours = Cores(fd)
 
-        with ours.taken(1) as has_one:
-            pass
-        with ours.taken(2) as has_two:
-            pass
+        has_one, has_two = take(ours, 1), take(ours, 2)
 
     assert (has_one, has_two) == (True, False)
 
@@ -106,30 +105,42 @@ def test_more_threads_than_cores_take_all_of_them(fd: int) -> None:
     """
     A person may ask for more threads than there are cores: a step has all of these.
     """
-    with Cores(fd).taken(3) as has_all:
-        pass
+    has_all = take(Cores(fd), 3)
 
     assert has_all
 
 
-def test_nobody_waits_for_ever_nor_twice(
+async def test_nobody_waits_for_ever_nor_twice(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A process that hangs keeps its cores: others go on all the same, without another wait
-    until they found them free.
+    A process that hangs keeps its cores: others go on all the same, and without another
+    wait until it lets them go.
+    """
+    ours = Cores(fd)
+    with holder(fd, 2) as other:
+        monkeypatch.setattr(cores, "LONGEST_SECONDS", 0.05)
+        had_them = [take(ours, 2)]
+        monkeypatch.setattr(cores, "LONGEST_SECONDS", 60.0)
+        had_them.append(take(ours, 2))
+
+        stop(other)
+
+        assert had_them == [False, False]
+        await wait_until(lambda: take(ours, 2))
+
+
+def test_who_waited_in_vain_keeps_nothing(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A step that went on without its cores does not get them later, when nobody would let
+    them go: its place in line ends as soon as it comes to the front.
     """
     monkeypatch.setattr(cores, "LONGEST_SECONDS", 0.05)
-    ours, waits = Cores(fd), list[float]()
-    monkeypatch.setattr(cores.time, "sleep", waits.append)
-    with holder(fd, 2) as other:
-        with ours.taken(2) as first:
-            num_waits = len(waits)
-        with ours.taken(2) as second:
-            pass
-        assert num_waits == len(waits) > 0
+    with holder(fd, 1) as other:
+        had_both = take(Cores(fd), 2)
         stop(other)
-        with ours.taken(2) as third:
-            pass
 
-    assert (first, second, third) == (False, False, True)
+        with holder(fd, 2):
+            assert not had_both
