@@ -1,6 +1,7 @@
 """The engine on a GPU: long prompts kernel by kernel, other steps as CUDA graphs."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,10 @@ class CudaEngine:
         engine = cls(forward, blocks, graphs, lanes, tile, geometry)
         engine._capture(limits)
         return engine
+
+    def turn(self) -> AbstractContextManager[object]:
+        """The GPU takes steps of all processes as they come."""
+        return nullcontext()
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""

@@ -1,6 +1,7 @@
 """What a worker needs from a model: one synchronous step over chunks of sequences."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,11 @@ class Drawn:
 
 class Engine(Protocol):
     """A model. Pure, synchronous, knows no network and keeps nothing of a sequence."""
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Waits, perhaps, until the machine is free for one step, to be computed before
+        the block ends."""
+        ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V.

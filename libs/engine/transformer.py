@@ -1,6 +1,7 @@
 """The engine: a model of transformers over weights and KV blocks that others own."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -75,13 +76,16 @@ class TransformerEngine:
         """From now on each step takes its cores among those of other processes."""
         self._cores = cores
 
-    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
-        """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
+    def turn(self) -> AbstractContextManager[object]:
+        """Take the cores of the next step (see `Engine.turn`)."""
         self._threads.apply()
         if self._cores is None:
-            return self._step(chunks, self._blocks)
-        with self._cores.taken(self._threads.count):
-            return self._step(chunks, self._blocks)
+            return nullcontext()
+        return self._cores.taken(self._threads.count)
+
+    def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
+        """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
+        return self._step(chunks, self._blocks)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole KV blocks, (from, to)."""

@@ -5,10 +5,10 @@ two steps: at that moment this process writes to no block.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Sequences
 
-from engine.interface import Chunk, Engine
+from engine.interface import Engine
 from kv.client import StoreClient
 from kv.operations import EVERYTHING, Advanced, Part, Record
 from mesh import metrics
@@ -49,16 +49,18 @@ class Core:
         """What that is, in words."""
         return self._engine.computes_on
 
-    def round(self, work: Work) -> Outcome:
+    def round(self, work: Work, newer: Callable[[], Work] = Work) -> Outcome:
         """Take the jobs, compute one step, record it at the store.
 
-        Ended sequences are released only when their clients know of it: an owner that
-        dies earlier leaves them to one who will tell.
+        `newer` tells what came while it waited for its turn to compute. Ended sequences
+        are released only when their clients know of it: an owner that dies earlier leaves
+        them to one who will tell.
         """
-        outcome = self._take_all(work)
+        outcome = Outcome()
+        self._take_all(work, outcome)
         self.rest_seconds = 0.0
-        if scheduled := self.batch.schedule():
-            self._step(scheduled, outcome)
+        if len(self.batch):
+            self._step(newer, outcome)
         else:
             self._store.check()  # an idle worker says nothing, and would not notice
         outcome.num_running = len(self.batch)
@@ -66,18 +68,18 @@ class Core:
 
     def drain(self, work: Work) -> Outcome:
         """Leave everything to others, the jobs just read too."""
-        outcome = self._take_all(work)
+        outcome = Outcome()
+        self._take_all(work, outcome)
         self._park(self.batch.running)
         return outcome
 
-    def _take_all(self, work: Work) -> Outcome:
-        outcome = Outcome(num_jobs=len(work.jobs))
+    def _take_all(self, work: Work, outcome: Outcome) -> None:
+        outcome.num_jobs += len(work.jobs)
         self._release(work.told)
         if work.gone:
             self._drop_all_of(work.gone)
         for job in work.jobs:
             self._take(job, outcome)
-        return outcome
 
     def _drop_all_of(self, gateways: set[str]) -> None:
         """Give up sequences whose gateway is gone: with its clients, or moved."""
@@ -111,10 +113,14 @@ class Core:
         else:
             self.batch.join(sequence)
 
-    def _step(self, scheduled: list[tuple[Sequence, Chunk]], outcome: Outcome) -> None:
+    def _step(self, newer: Callable[[], Work], outcome: Outcome) -> None:
         began = time.thread_time()  # on a core: who waits for one needs no rest
         with metrics.STEP_SECONDS.time():
-            tokens = self._engine.step([chunk for _, chunk in scheduled])
+            with self._engine.turn():
+                self._take_all(newer(), outcome)
+                if not (scheduled := self.batch.schedule()):
+                    return
+                tokens = self._engine.step([chunk for _, chunk in scheduled])
             advanced = self._store.advance(
                 sequence.apply(chunk, token)
                 for (sequence, chunk), token in zip(scheduled, tokens, strict=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Executor
+from functools import partial
 from itertools import groupby
 
 import structlog
@@ -23,7 +24,7 @@ def compute(core: Core, exchange: Exchange) -> None:
     try:
         while not exchange.is_stopping:
             work = exchange.work(is_idle=len(core.batch) == 0)
-            exchange.say(core.round(work))
+            exchange.say(core.round(work, partial(exchange.work, is_idle=False)))
             exchange.rest(core.rest_seconds)
         exchange.say(core.drain(exchange.work(is_idle=False)))
     finally:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from collections.abc import Sequence as Sequences
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +10,6 @@ from direct_store import DirectStore
 from jobs import loaded_pool, prefill_job
 
 from engine.counting import CountingEngine
-from engine.interface import Chunk, Drawn
 from kvstore.pool import Pool
 from kvstore.store import Store
 from protocol.messages import (
@@ -347,6 +346,33 @@ def test_a_change_of_the_shares_is_in_force_one_step_later(mesh: Mesh) -> None:
     assert decode.rest_seconds > rest_of_a_core == 0
 
 
+def test_what_comes_while_a_step_waits_is_computed_in_it(mesh: Mesh) -> None:
+    """
+    Prompts that arrive while others have the cores are one step with the one that
+    waits: what a step takes is decided when it begins.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    first, *newer = [prefill_job(f"r{n}", num_tokens=n) for n in (2, 3, 5)]
+
+    outcome = fused.round(Work([first]), lambda: Work(newer))
+
+    assert {event.request_id for event in events(outcome)} == {"r2", "r3", "r5"}
+    assert outcome.num_jobs == 3
+
+
+def test_a_step_that_waited_in_vain_computes_nothing(mesh: Mesh) -> None:
+    """
+    All of its clients may be gone when its turn comes.
+    """
+    fused = mesh.worker("f", "prefill", "decode")
+    fused.round(Work([prefill_job("r1", max_tokens=9)]))
+
+    outcome = fused.round(Work(), lambda: Work(gone={"g1"}))
+
+    assert not outcome.events
+    assert mesh.store.blocks.num_available == 20
+
+
 def test_waiting_for_a_core_asks_for_no_rest(mesh: Mesh) -> None:
     """
     A step that slept until it had a core took none meanwhile: with 20 % of two cores it
@@ -354,9 +380,10 @@ def test_waiting_for_a_core_asks_for_no_rest(mesh: Mesh) -> None:
     """
 
     class Waiting(Sharing):
-        def step(self, chunks: Sequences[Chunk]) -> list[Drawn | None]:
+        @contextmanager
+        def turn(self) -> Iterator[None]:
             time.sleep(WAIT_SECONDS)
-            return super().step(chunks)
+            yield
 
     decode = mesh.worker("d", "decode", engine=Waiting(), cores=2)
     mesh.pool.division.join("d", ("decode",))
