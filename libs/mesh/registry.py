@@ -14,7 +14,8 @@ from mesh.timing import pause
 logger = structlog.get_logger()
 
 BEATS_PER_LEASE = 4
-SHORTEST_SECONDS = 0.05  # between two beats, however much happens
+# Between two beats, however much happens: gateways look no more often.
+SHORTEST_SECONDS = 0.2
 
 
 async def heartbeat(
@@ -26,19 +27,21 @@ async def heartbeat(
 ) -> None:
     """Keep the snapshot's keys alive; they are gone at once when the process stops.
 
-    With `news` a change is told soon, not only with the next beat; whoever sets
-    `stopping` sets it too.
+    With `news` a change after a quiet while is told at once, not only with the next
+    beat; whoever sets `stopping` sets it too.
     """
     try:
         while not stopping.is_set():
+            if news is not None:
+                news.clear()
             try:
                 await _beat(redis, snapshot(), lease_seconds)
             except LOST as error:
                 logger.warning("heartbeat.missed", error=type(error).__name__)
-            await pause(lease_seconds / BEATS_PER_LEASE, news or stopping)
-            if news is not None and news.is_set():
-                news.clear()
-                await pause(SHORTEST_SECONDS, stopping)
+            seconds = lease_seconds / BEATS_PER_LEASE
+            if news is not None:
+                await pause(min(seconds, SHORTEST_SECONDS), stopping)
+            await pause(seconds, news or stopping)
     finally:
         with suppress(*LOST):  # then the keys end with their lease
             await redis.delete(*snapshot())
