@@ -32,8 +32,8 @@ class Planned:
 def fixed(
     count: int, num_input: int, num_output: int, vocab_size: int, seed: object
 ) -> list[Planned]:
-    """Prompts of one length, of which no two begin alike."""
-    rng = random.Random(f"fixed {seed}")
+    """Prompts of one length, of which no two begin alike, nor like one of another load."""
+    rng = random.Random(f"fixed {num_input} {num_output} {seed}")
     return [
         Planned(_tokens(rng, num_input, vocab_size), num_output) for _ in range(count)
     ]

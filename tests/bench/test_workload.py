@@ -42,7 +42,8 @@ def lengths(planned: list[Planned]) -> list[tuple[int, int]]:
 
 def test_fixed_prompts_share_nothing() -> None:
     """
-    All have the asked lengths, no two begin alike, and another seed asks others.
+    All have the asked lengths, no two begin alike, not those of another load either,
+    which a server might remember, and another seed asks others.
     """
     planned = fixed(50, 256, 64, VOCAB, seed=1)
 
@@ -51,6 +52,7 @@ def test_fixed_prompts_share_nothing() -> None:
     assert all(FIRST_TOKEN <= t < VOCAB for each in planned for t in each.prompt)
     assert planned == fixed(50, 256, 64, VOCAB, seed=1)
     assert planned != fixed(50, 256, 64, VOCAB, seed=2)
+    assert planned[0].prompt[:16] != fixed(1, 512, 2, VOCAB, seed=1)[0].prompt[:16]
 
 
 def test_poisson_arrivals_have_their_rate() -> None:
