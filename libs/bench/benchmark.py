@@ -120,17 +120,11 @@ async def _measure(
 
 
 @asynccontextmanager
-async def connected_to(
-    url: str, plan: Plan, *, sees_every_token: bool = False
-) -> AsyncIterator[Client]:
+async def connected_to(url: str, plan: Plan) -> AsyncIterator[Client]:
     """The plan's client; ConfigurationError if it cannot ask inside."""
     try:
         async with connected(
-            url,
-            plan.model,
-            plan.answer_seconds,
-            is_plain=plan.is_plain,
-            sees_every_token=sees_every_token,
+            url, plan.model, plan.answer_seconds, is_plain=plan.is_plain
         ) as client:
             yield client
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:

@@ -10,9 +10,12 @@ import aiohttp
 
 from bench.measures import Outcome
 from bench.workload import Planned
+from mesh.errors import ConfigurationError
 
 DATA = b"data: "
 DONE = b"[DONE]"
+# Whose servers can send each token, also one without text, by what they call themselves.
+SENDING_EVERY_TOKEN = frozenset({"tandem", "vllm"})
 
 
 class Client:
@@ -98,19 +101,15 @@ def _is_piece(choice: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def connected(
-    url: str,
-    model: str,
-    answer_seconds: float,
-    *,
-    is_plain: bool = False,
-    sees_every_token: bool = False,
+    url: str, model: str, answer_seconds: float, *, is_plain: bool = False
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`; an empty `model` is the first that it serves.
 
-    A plain one sends nothing but fields of OpenAI's, and as prompts text. One that is to
-    see every token has a piece also of one without text, which a character's first bytes
-    are; Tandem and vLLM know how.
-    Raises aiohttp.ClientError or TimeoutError when nobody answers there.
+    A plain one sends nothing but fields of OpenAI's, and as prompts text. Others ask for
+    each token where they may: a character's first bytes have no text, and a client that
+    counts text alone sees a pause.
+    Raises aiohttp.ClientError or TimeoutError when nobody answers there, and
+    ConfigurationError when no model is known.
     """
     async with aiohttp.ClientSession(
         url,
@@ -120,13 +119,19 @@ async def connected(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         read_bufsize=1 << 20,
     ) as http:
-        fields: dict[str, Any] = {"model": model or await _first_model(http)}
-        if sees_every_token:
+        served = await _models(http)
+        if not (model or served):
+            raise ConfigurationError(f"{url} tells no model that it serves: name one")
+        fields: dict[str, Any] = {"model": model or served[0]["id"]}
+        owners = {each.get("owned_by") for each in served}
+        if not is_plain and owners & SENDING_EVERY_TOKEN:
             fields["return_token_ids"] = True
         yield Client(http, fields, is_plain=is_plain)
 
 
-async def _first_model(http: aiohttp.ClientSession) -> str:
-    async with http.get("/v1/models", raise_for_status=True) as response:
-        models = await response.json()
-        return str(models["data"][0]["id"])
+async def _models(http: aiohttp.ClientSession) -> list[dict[str, Any]]:
+    """None of a server that does not tell."""
+    async with http.get("/v1/models") as response:
+        if response.status != 200:
+            return []
+        return list((await response.json())["data"])

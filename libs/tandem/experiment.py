@@ -1,5 +1,6 @@
 """`tandem experiment`: real meshes under load, compared and drawn."""
 
+import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +115,8 @@ OfUp = Annotated[
 
 @experiment.callback()
 def _group() -> None:
-    """A group even while it has one command."""
+    """Told to end, they do as after Ctrl-C: meshes are stopped, containers given back."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 @experiment.command()

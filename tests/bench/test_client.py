@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from bench.client import connected
 from bench.measures import Outcome
 from bench.workload import Planned
+from mesh.errors import ConfigurationError
 
 ASKED = Planned(prompt=(200, 201, 202), max_tokens=3)
 Send = Callable[[web.StreamResponse], Any]
@@ -24,6 +25,8 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.send: Send = answer
         self.status = 200
+        self.owner = "somebody"
+        self.tells = True
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
@@ -35,7 +38,10 @@ class Server:
         return response
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "first"}, {"id": "second"}]})
+        if not self.tells:
+            raise web.HTTPNotFound
+        served = [{"id": name, "owned_by": self.owner} for name in ("first", "second")]
+        return web.json_response({"data": served})
 
 
 async def write(response: web.StreamResponse, **chunk: Any) -> None:
@@ -134,15 +140,32 @@ async def test_a_plain_client_sends_text(server: Server, url: str) -> None:
     assert outcome.num_output_tokens == 3
 
 
-async def test_every_token_can_have_a_piece(server: Server, url: str) -> None:
+@pytest.mark.parametrize("owner", ["tandem", "vllm", "somebody"])
+async def test_every_token_is_asked_for_where_it_can_be(
+    server: Server, url: str, owner: str
+) -> None:
     """
-    A token without text is none that a stream waits for.
+    A token without text is none that a stream waits for. Others are not asked for what
+    they may refuse, and a plain client asks nobody.
     """
-    async with connected(url, "m", 10, sees_every_token=True) as client:
-        await client.ask(ASKED)
+    server.owner = owner
     await asked(url)
+    async with connected(url, "m", 10, is_plain=True) as client:
+        await client.ask(ASKED)
 
-    assert [body.get("return_token_ids") for body in server.bodies] == [True, None]
+    asks = [body.get("return_token_ids") for body in server.bodies]
+    assert asks == [None if owner == "somebody" else True, None]
+
+
+async def test_a_server_need_not_tell_its_models(server: Server, url: str) -> None:
+    """
+    Where a person named one; otherwise nobody knows what to ask for.
+    """
+    server.tells = False
+
+    assert (await asked(url, model="m")).is_answered
+    with pytest.raises(ConfigurationError, match="no model"):
+        await asked(url, model="")
 
 
 async def test_without_counts_a_piece_is_a_token(server: Server, url: str) -> None:

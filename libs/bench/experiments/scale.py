@@ -105,7 +105,7 @@ async def scaled(
 ) -> Scaled:
     """Go from point to point; `on_step` is told what begins."""
     points, moves = [], []
-    async with connected_to(url, plan, sees_every_token=True) as client:
+    async with connected_to(url, plan) as client:
         load = Load(client, plan)
         on_step(f"starting {walk[0]}")
         await arrive(project, walk[0])
