@@ -195,12 +195,10 @@ class _Call(NamedTuple):
     answers: list[tuple[int, Tensor | None]]  # their numbers; where ours look for them
 
     def run(self, values: list[Any]) -> None:
-        answer = self.function(
-            *_filled(self.arguments, values), **_filled(self.keywords, values)
-        )
-        for (number, place), tensor in zip(
-            self.answers, tensors_of((answer,)), strict=True
-        ):
+        keywords = _filled(self.keywords, values) if self.keywords else self.keywords
+        answer = self.function(*_filled(self.arguments, values), **keywords)
+        tensors = (answer,) if isinstance(answer, Tensor) else tensors_of((answer,))
+        for (number, place), tensor in zip(self.answers, tensors, strict=True):
             values[number] = tensor
             if place is not None:
                 place.copy_(tensor)
@@ -231,11 +229,18 @@ def _filled(pattern: Any, values: Sequence[Any]) -> Any:
     """Arguments with the tensors of this step."""
     if isinstance(pattern, _Reference):
         return values[pattern.number]
-    if isinstance(pattern, list):
-        return [_filled(each, values) for each in pattern]
     if isinstance(pattern, dict):
         return {key: _filled(value, values) for key, value in pattern.items()}
-    return pattern
+    if not isinstance(pattern, list):
+        return pattern
+    return [
+        values[each.number]
+        if isinstance(each, _Reference)
+        else _filled(each, values)
+        if isinstance(each, list)
+        else each
+        for each in pattern
+    ]
 
 
 def _any_step(sizes: Sizes, geometry: KVGeometry) -> tuple[Batch, KVBlocks]:
@@ -285,7 +290,22 @@ def _needed(
             tensors.update(map(id, operation.reads))
         storages.update(map(storage_of, operation.reads))
         needed.append(operation)
-    return _packed_once(needed[::-1])
+    return _theirs_first(_packed_once(needed[::-1]))
+
+
+def _theirs_first(operations: Sequence[Operation]) -> list[Operation]:
+    """Torch's operations before ours where they do not need them: fewer, longer programs."""
+    first: list[Operation] = []
+    rest: list[Operation] = []
+    written: set[int] = set()  # by the rest
+    for operation in operations:
+        reads = map(storage_of, operation.reads)
+        if isinstance(operation, Eager) and written.isdisjoint(reads):
+            first.append(operation)
+        else:
+            rest.append(operation)
+            written.update(map(storage_of, operation.writes))
+    return first + rest
 
 
 def _packed_once(operations: Sequence[Operation]) -> list[Operation]:
