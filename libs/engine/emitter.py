@@ -333,6 +333,11 @@ class Emitter:
         function = self.function(kind, f"llvm.vector.reduce.fmaximum.{_name(VECTOR)}")
         return self._builder.call(function, [vector])
 
+    def least(self, left: Any, right: Any) -> Any:
+        """The lesser one of two numbers."""
+        is_less = self._builder.icmp_signed("<", left, right)
+        return self._builder.select(is_less, left, right)
+
     def prefetch(self, address: Any) -> None:
         """Ask for the cache line of an address, to be read and kept."""
         pointer = ir.IntType(8).as_pointer()

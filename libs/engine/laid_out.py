@@ -2,8 +2,8 @@
 
 oneDNN multiplies many rows over weights in a layout of its own, which it otherwise makes
 anew in each product: for 512 rows that is up to an eighth of the time, for 64 a third.
-The copy is opaque, so no store can hold it: a worker that computes prompts makes its own,
-if there is room for it.
+It is used where that beats `engine.panels`. The copy is opaque, so no store can hold it: a
+worker that computes prompts makes its own, if there is room for it.
 """
 
 from collections.abc import Iterable, Iterator

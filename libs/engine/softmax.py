@@ -99,22 +99,34 @@ def _weigh_row(
         is_pair = signature.args[1].types[0].dtype != types.float32
         width = INT(2 if is_pair else 1)
 
-        def weigh(at: Any, mask: Any) -> None:
+        def weigh(at: Any, mask: Any, *, is_seen: bool = False) -> None:
             score = emit.load(emit.at(from_, INT(0), at), mask)
-            power = emit.exponential(emit.multiply_add(score, factor, highest))
-            seen = builder.and_(
-                emit.mask(builder.sub(end, at)),
-                builder.not_(emit.mask(builder.sub(first, at))),
-            )
-            weight = builder.select(seen, power, emit.zeros)
+            weight = emit.exponential(emit.multiply_add(score, factor, highest))
+            if not is_seen:
+                seen = builder.and_(
+                    emit.mask(builder.sub(end, at)),
+                    builder.not_(emit.mask(builder.sub(first, at))),
+                )
+                weight = builder.select(seen, weight, emit.zeros)
             builder.store(builder.fadd(builder.load(total), weight), total)
             put = emit.store_rounded if is_pair else emit.store
             put(weight, emit.at(to, INT(0), builder.sdiv(at, width)), mask)
 
-        whole = builder.sub(count, builder.srem(count, INT(LANES)))
-        steps = cgutils.for_range_slice(builder, INT(0), whole, INT(LANES), inc=True)
-        with steps as (at, _):
-            weigh(at, None)
+        def whole_vectors(number: Any) -> Any:
+            return builder.sub(number, builder.srem(number, INT(LANES)))
+
+        # Vectors that are seen in part or not, then whole ones, then such as before.
+        whole = whole_vectors(count)
+        until = emit.least(whole_vectors(end), whole)
+        since = emit.least(whole_vectors(builder.add(first, INT(LANES - 1))), until)
+        for begin, stop, is_seen in (
+            (INT(0), since, False),
+            (since, until, True),
+            (until, whole, False),
+        ):
+            steps = cgutils.for_range_slice(builder, begin, stop, INT(LANES), inc=True)
+            with steps as (at, _):
+                weigh(at, None, is_seen=is_seen)
         rest = builder.sub(count, whole)
         with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
             weigh(whole, emit.mask(rest))

@@ -213,8 +213,7 @@ class _Bound:
         self._parts, self._values, self._logits = parts, values, logits
 
     def run(self, inputs: Inputs, place: Place, threads: int) -> Tensor:
-        values = self._values
-        values[: len(inputs)] = inputs
+        values = [*inputs, *self._values[len(inputs) :]]
         for part in self._parts:
             if isinstance(part, _Call):
                 part.run(values)

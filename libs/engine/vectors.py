@@ -7,6 +7,7 @@ them. (The "micro-kernel" of Goto & van de Geijn 2008, doi
 10.1145/1356052.1356053, without packing: the operands lie in cache already.)
 """
 
+from functools import reduce
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from engine.emitter import INT, LANES, VECTOR, Emitter
 Array = Any
 CACHE_LINE_BYTES = 64
 IN_FLIGHT = 8  # multiply-adds that a core can have begun
+CHAINS = 4  # comparisons that it can
 
 # Of a pair of bfloat16: both, the first, the second.
 EVERYTHING, FIRST, SECOND = 0xFFFFFFFF, 0x0000FFFF, 0xFFFF0000
@@ -123,15 +125,26 @@ def greatest_of(typing: Any, start: Any, first: Any, count: Any) -> Any:
         start, first, count = arguments
         emit = Emitter(context, builder, signature)
         lowest = ir.Constant(VECTOR, [float("-inf")] * LANES)
-        best = cgutils.alloca_once_value(builder, lowest)
-        steps = cgutils.for_range_slice(builder, INT(0), count, INT(LANES), inc=True)
-        with steps as (index, _):
-            mask = emit.mask(builder.sub(count, index))
+        # One waits for the one before: several chains keep the processor busy.
+        best = [cgutils.alloca_once_value(builder, lowest) for _ in range(CHAINS)]
+
+        def see(chain: int, index: Any, mask: Any) -> None:
             address = builder.gep(start, [builder.add(first, index)])
             some = emit.load(address, mask)
-            some = builder.select(mask, some, lowest)
-            builder.store(emit.greater(builder.load(best), some), best)
-        return emit.greatest(builder.load(best))
+            if mask is not None:
+                some = builder.select(mask, some, lowest)
+            builder.store(emit.greater(builder.load(best[chain]), some), best[chain])
+
+        step = INT(CHAINS * LANES)
+        whole = builder.sub(count, builder.srem(count, step))
+        with cgutils.for_range_slice(builder, INT(0), whole, step, inc=True) as at:
+            for chain in range(CHAINS):
+                see(chain, builder.add(at[0], INT(chain * LANES)), None)
+        steps = cgutils.for_range_slice(builder, whole, count, INT(LANES), inc=True)
+        with steps as (index, _):
+            see(0, index, emit.mask(builder.sub(count, index)))
+        vectors = [builder.load(each) for each in best]
+        return emit.greatest(reduce(emit.greater, vectors))
 
     return types.float32(start, types.int64, types.int64), generate
 
