@@ -6,6 +6,7 @@ it, and replayed without them, for any number of tokens. Operations of ours run 
 kernel, without Python in between; others are called as they were.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -76,6 +77,7 @@ class Tape:
         # What torch's operations read, by the recorded tensor.
         self._read = {id(t) for operation in theirs for t in operation.reads}
         self._read.add(id(logits))
+        self._num_embeddings = _num_embeddings(needed)
         self._created = {storage_of(t) for each in needed for t in each.creates}
         self._arena = Arena(needed, self._recorded)
         self._programs: list[Program] = []
@@ -112,7 +114,13 @@ class Tape:
         return cls(inputs, operations, logits)
 
     def replay(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
-        """The logits of the sampled rows; they are overwritten by the next replay."""
+        """The logits of the sampled rows; they are overwritten by the next replay.
+
+        Raises IndexError for a token that the model has no embedding of, as torch does.
+        """
+        lowest, highest = batch.token_ids.min(), batch.token_ids.max()
+        if lowest < 0 or highest >= self._num_embeddings:
+            raise IndexError("a token id is out of the embedding's range")
         place = Place(
             blocks.memory,
             blocks.block_size,
@@ -349,6 +357,13 @@ def _as_native(inputs: Inputs, operation: Operation) -> Operation:
             sizes = x.shape[2], Index.SAMPLED
             return Native(Kind.PICK, len(inputs.rows), (x, y), sizes)
     return operation
+
+
+def _num_embeddings(operations: Sequence[Operation]) -> int:
+    """How many there are of every embedding that is read by our kernel, unchecked."""
+    picks = (o for o in operations if isinstance(o, Native) and o.kind is Kind.PICK)
+    tables = [len(o.operands[0]) for o in picks if o.sizes[1] == Index.TOKEN_IDS]
+    return min(tables, default=sys.maxsize)  # torch's own operations check
 
 
 def _are_plain(*tensors: Tensor) -> bool:

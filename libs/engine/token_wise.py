@@ -9,7 +9,8 @@ from engine.recorder import Recorder
 class TokenWise(nn.Module):
     """A module that maps [..., dim] to [..., another dim], row by row.
 
-    Rows of a pass that are no longer wanted are left out, and zeros in the answer.
+    Rows of a pass that are no longer wanted are left out: in the answer they are zeros or,
+    in a recorded step, whatever lay there.
     """
 
     def __init__(self, recorder: Recorder) -> None:

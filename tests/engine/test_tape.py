@@ -191,6 +191,24 @@ def test_a_tape_serves_chunks_that_nobody_samples(
     assert (engine._blocks.memory == expected).all()
 
 
+@pytest.mark.parametrize("token", [-1, 10**6])
+@pytest.mark.parametrize("length", [1, 40])
+def test_a_token_without_an_embedding_is_refused(
+    family: Fixture, engine_of: Fixture, token: int, length: int
+) -> None:
+    """
+    The kernel that picks embeddings looks at no bounds: the tape does, before it runs.
+    """
+    engine = engine_of(family("llama"))
+    tapes = engine._tapes
+    tapes.logits(prompts(engine, length), engine._blocks, 1)
+    batch = prompts(engine, length)
+    batch.token_ids[-1] = token
+
+    with pytest.raises(IndexError, match="token id"):
+        tapes.logits(batch, engine._blocks, 1)
+
+
 def test_a_product_is_packed_once(family: Fixture, engine_of: Fixture) -> None:
     """
     Queries, keys and values are products of the same rows, which lie packed for all.
