@@ -1,4 +1,4 @@
-"""Arithmetic on rows of float32, written so that it vectorises; for kernels of numba."""
+"""Arithmetic on rows in vectors of float32, rounded once; for kernels of numba."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.emitter import INT, LANES, LEAST, LOG2_E, POWERS, Emitter
+from engine.emitter import LEAST, LOG2_E, POWERS, Emitter
+from engine.vectors import Part
 
 Array = Any
 
@@ -34,43 +35,82 @@ def exponential(x: Any) -> Any:
     return np.float32(0.0) if y < np.float32(LEAST) else value
 
 
+def _gate(curve: int) -> Any:
+    """y = activation(gates) * ups, [rows, width], of the curve SILU or GELU_TANH.
+
+    Called with (gates, ups, y, (rows, width)); gates and ups are float32 or bfloat16,
+    y is bfloat16.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+
+        def put(operands: list[Any], y: Any, mask: Any) -> None:
+            x, up = (emit.load(operand, mask) for operand in operands)
+            z = x
+            if curve == GELU_TANH:
+                # sqrt(8 / pi) (x + 0.044715 x^3): arXiv 1606.08415, section 2
+                cube = builder.fmul(builder.fmul(x, x), x)
+                z = emit.multiply_add(emit.every(0.044715), cube, x)
+                z = builder.fmul(emit.every(1.5957691), z)
+            gate = builder.fmul(x, emit.sigmoid(z))
+            emit.store_rounded(builder.fmul(gate, up), y, mask)
+
+        _each_row(emit, builder, arguments, put)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def call(typing: Any, gates: Any, ups: Any, y: Any, shape: Any) -> Any:
+        return types.void(gates, ups, y, shape), generate
+
+    return call
+
+
+gate_silu, gate_gelu = _gate(SILU), _gate(GELU_TANH)
+
+
 @compiled()
-def gate_row(gates: Array, ups: Array, curve: int) -> None:
-    """gates = activation(gates) * ups, of the curve SILU or GELU_TANH."""
+def gate(gates: Part, ups: Part, y: Part, shape: tuple[int, int], curve: int) -> None:
+    """y = activation(gates) * ups, rounded; shape is (rows, width)."""
     if curve == GELU_TANH:
-        for j in range(gates.shape[0]):
-            x = gates[j]
-            # sqrt(8 / pi) (x + 0.044715 x^3): arXiv 1606.08415, section 2
-            z = np.float32(1.5957691) * (x + np.float32(0.044715) * x * x * x)
-            gates[j] = x * _sigmoid(z) * ups[j]
+        gate_gelu(gates, ups, y, shape)
     else:
-        for j in range(gates.shape[0]):
-            gates[j] = gates[j] * _sigmoid(gates[j]) * ups[j]
+        gate_silu(gates, ups, y, shape)
 
 
-@compiled()
-def _sigmoid(z: Any) -> Any:
-    # Beyond exp(87), float32's last, the sigmoid is zero in all its digits.
-    power = exponential(min(-z, np.float32(87.0)))
-    return np.float32(1.0) / (np.float32(1.0) + power)
+@intrinsic
+def add(typing: Any, some: Any, others: Any, y: Any, shape: Any) -> Any:
+    """y = some + others, [rows, width], each float32 or bfloat16; y is bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+
+        def put(operands: list[Any], y: Any, mask: Any) -> None:
+            a, b = (emit.load(operand, mask) for operand in operands)
+            emit.store_rounded(builder.fadd(a, b), y, mask)
+
+        _each_row(emit, builder, arguments, put)
+        return context.get_dummy_value()
+
+    return types.void(some, others, y, shape), generate
 
 
-@compiled()
-def wide(bits: Any) -> Any:
-    """bfloat16 as float32, of which it is the upper half."""
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+def _each_row(emit: Emitter, builder: Any, arguments: Any, put: Any) -> None:
+    """put(addresses of operands, address of the answer, mask) for LANES elements each.
 
+    Of arguments (operands, answer, (rows, width)).
+    """
+    *operands, y = (emit.part(i, part) for i, part in enumerate(arguments[:-1]))
+    rows, width = (builder.extract_value(arguments[-1], i) for i in range(2))
+    with cgutils.for_range(builder, rows) as loop:
 
-@compiled()
-def widen(source: Array, target: Array) -> None:
-    """Copy into float32; bfloat16 is the upper half of a float32."""
-    if source.itemsize == 2:
-        words = target.view(np.uint32)
-        for i in range(source.shape[0]):
-            words[i] = np.uint32(source[i]) << np.uint32(16)
-    else:
-        for i in range(source.shape[0]):
-            target[i] = source[i]
+        def at(part: Any, index: Any) -> Any:
+            return emit.at(part, loop.index, index)
+
+        def some(_: int, index: Any, mask: Any) -> None:
+            put([at(part, index) for part in operands], at(y, index), mask)
+
+        emit.each(width, some)
 
 
 @compiled()
@@ -88,20 +128,13 @@ def _copy_rounded(typing: Any, source: Any, target: Any) -> Any:
             for kind, value in zip(signature.args, arguments, strict=True)
         )
         count = builder.extract_value(from_.shape, 0)
-        rest = builder.srem(count, INT(LANES))
-        whole = builder.sub(count, rest)
 
-        def copy(at: Any, mask: Any) -> None:
+        def copy(_: int, at: Any, mask: Any) -> None:
             vector = emit.load(builder.gep(from_.data, [at]), mask)
             put = emit.store if target.dtype == types.float32 else emit.store_rounded
             put(vector, builder.gep(to.data, [at]), mask)
 
-        with cgutils.for_range_slice(
-            builder, INT(0), whole, INT(LANES), inc=True
-        ) as at:
-            copy(at[0], None)
-        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
-            copy(whole, emit.mask(rest))
+        emit.each(count, copy)
         return context.get_dummy_value()
 
     return types.void(source, target), generate

@@ -20,7 +20,8 @@ FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 _INT32 = ir.IntType(32)
 _WORDS = ir.VectorType(_INT32, LANES)
-_HALVES = ir.VectorType(ir.IntType(16), PAIRS)
+_HALF = ir.IntType(16)
+_HALVES = ir.VectorType(_HALF, PAIRS)
 _BYTES = ir.VectorType(ir.IntType(8), PAIRS)
 # exp(x) = 2^y, and 2^f of a fraction is Horner's scheme over these.
 LOG2_E, LEAST = 1.4426950408889634, -126.0
@@ -94,8 +95,33 @@ class Emitter:
         zeros = self.zeros
         return [cgutils.alloca_once_value(self._builder, zeros) for _ in range(count)]
 
+    def every(self, number: float) -> Any:
+        """The same float32 in all lanes."""
+        return ir.Constant(VECTOR, [_float32(number)] * LANES)
+
+    def each(
+        self, count: Any, do: Callable[[int, Any, Any], None], chains: int = 1
+    ) -> None:
+        """do(chain, index, mask) for LANES elements after others, of so many.
+
+        Neighbours belong to different chains; the last ones may need a mask.
+        """
+        builder, step = self._builder, INT(chains * LANES)
+        whole = builder.sub(count, builder.srem(count, step))
+        with cgutils.for_range_slice(builder, INT(0), whole, step, inc=True) as at:
+            for chain in range(chains):
+                do(chain, builder.add(at[0], INT(chain * LANES)), None)
+        rest = cgutils.for_range_slice(builder, whole, count, INT(LANES), inc=True)
+        with rest as (index, _):
+            do(0, index, self.mask(builder.sub(count, index)))
+
     def load(self, address: Any, mask: Any) -> Any:
-        """LANES float32; where the mask is unset, zero."""
+        """LANES float32, perhaps stored as bfloat16; where the mask is unset, zero."""
+        if address.type.pointee == _HALF:
+            halves = self._masked_load(address, ir.VectorType(_HALF, LANES), mask)
+            words = self._builder.zext(halves, _WORDS)
+            words = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+            return self._builder.bitcast(words, VECTOR)
         return self._masked_load(address, VECTOR, mask)
 
     def load_element(
@@ -157,7 +183,7 @@ class Emitter:
 
     def store_rounded(self, vector: Any, address: Any, mask: Any) -> None:
         """LANES float32 as bfloat16, to the nearest even; NaN stays NaN."""
-        kind = ir.VectorType(ir.IntType(16), LANES)
+        kind = ir.VectorType(_HALF, LANES)
         if multiplies_pairs():
             rounded = self._builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES))
             bits = self._builder.bitcast(rounded, kind)
@@ -293,11 +319,7 @@ class Emitter:
 
     def exponential(self, x: Any) -> Any:
         """exp(x), lane by lane as `engine.elementwise.exponential`."""
-        builder = self._builder
-
-        def every(number: float) -> Any:
-            return ir.Constant(VECTOR, [_float32(number)] * LANES)
-
+        builder, every = self._builder, self.every
         y = builder.fmul(x, every(LOG2_E))
         kind = ir.FunctionType(VECTOR, [VECTOR])
         floor = self.function(kind, f"llvm.floor.{_name(VECTOR)}")
@@ -313,6 +335,15 @@ class Emitter:
         value = builder.fmul(power, builder.bitcast(scale, VECTOR))
         is_tiny = builder.fcmp_ordered("<", y, every(LEAST))
         return builder.select(is_tiny, self.zeros, value)
+
+    def sigmoid(self, z: Any) -> Any:
+        """1 / (1 + exp(-z)), lane by lane."""
+        builder, last = self._builder, self.every(87.0)
+        # Beyond exp(87), float32's last, it is zero in all its digits; NaN stays.
+        z = builder.fneg(z)
+        z = builder.select(builder.fcmp_ordered(">", z, last), last, z)
+        one = self.every(1.0)
+        return builder.fdiv(one, builder.fadd(one, self.exponential(z)))
 
     def sum_of(self, vector: Any) -> Any:
         """Of all lanes, in an order of the vector's own."""

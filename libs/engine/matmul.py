@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.elementwise import gate_row, narrow, widen
+from engine.elementwise import add, gate
 from engine.emitter import INT, PAIRS, VECTOR, Emitter
 from engine.vectors import Part, moved, start_of
 
@@ -133,7 +133,7 @@ def gated_tile(
 ) -> None:
     """y = activation(x @ gate.T) * (x @ up.T) of one tile; weights are (gate, up).
 
-    Otherwise as `linear_tile`; for `curve` see `gate_row`.
+    Otherwise as `linear_tile`; for `curve` see `engine.elementwise.gate`.
     """
     span = span_of(tile, TILE, shape[2])
     gates = sums_of(x, Part(bits_at(weights[0]), 0, shape[1]), shape, span)
@@ -158,14 +158,10 @@ def put_linear(
     top: int,
 ) -> None:
     """Add the bias to a span's sums and round them into y, from row `top` on."""
-    (rows, _, outputs), (first, width) = shape, span
-    offsets = np.empty(width, np.float32)
-    widen(carray(bits_at(bias), outputs)[first : first + width], offsets)
-    answer = carray(bits_at(y), (rows, outputs))
-    for row in range(len(sums)):
-        for j in range(width):
-            sums[row, j] += offsets[j]
-        narrow(sums[row, :width], answer[top + row, first : first + width])
+    outputs, (first, width) = shape[2], span
+    offsets = Part(bits_at(bias), first, 0)
+    answer = Part(bits_at(y), top * outputs + first, outputs)
+    add(Part(start_of(sums), 0, width), offsets, answer, (len(sums), width))
 
 
 @compiled()
@@ -178,12 +174,10 @@ def put_gated(
     top: int,
 ) -> None:
     """Put a span's gates and ups together and round them into y, from row `top` on."""
-    (rows, _, outputs), (first, width) = shape, span
-    gates, ups = pair
-    answer = carray(bits_at(y), (rows, outputs))
-    for row in range(len(gates)):
-        gate_row(gates[row, :width], ups[row, :width], curve)
-        narrow(gates[row, :width], answer[top + row, first : first + width])
+    outputs, (first, width) = shape[2], span
+    gates, ups = Part(start_of(pair[0]), 0, width), Part(start_of(pair[1]), 0, width)
+    answer = Part(bits_at(y), top * outputs + first, outputs)
+    gate(gates, ups, answer, (len(pair[0]), width), curve)
 
 
 @compiled()

@@ -28,6 +28,8 @@ from engine.rows import add_row, copy_row, gate_rows, normalize_row, rotate_toke
 Array = Any
 MANY_TASKS = 128  # more than that are taken several at a time
 PATIENCE = 2000  # turns of a waiting loop before it lets others use the core
+# To pass a program and a place on takes longer than a short task.
+inlined = compiled(forceinline=True)
 
 
 class Kind(IntEnum):
@@ -148,7 +150,7 @@ def run(program: Program, place: Place, num_threads: int) -> None:
             _take_part(program, place, operation)
 
 
-@compiled()
+@inlined
 def _wait_for(program: Program, place: Place, operation: int) -> None:
     total = _num_tasks(program, place, operation)
     turns = 0
@@ -160,7 +162,7 @@ def _wait_for(program: Program, place: Place, operation: int) -> None:
             sched_yield()
 
 
-@compiled()
+@inlined
 def _take_part(program: Program, place: Place, operation: int) -> None:
     """Do tasks of an operation while there are some."""
     total = _num_tasks(program, place, operation)
@@ -176,7 +178,7 @@ def _take_part(program: Program, place: Place, operation: int) -> None:
             fetch_add(program.done, operation, end - first)
 
 
-@compiled()
+@inlined
 def _num_rows(program: Program, place: Place, operation: int) -> int:
     unit, rows = program.units[operation], program.rows[operation]
     if unit == _TOKENS:
@@ -186,7 +188,7 @@ def _num_rows(program: Program, place: Place, operation: int) -> int:
     return int(rows)
 
 
-@compiled()
+@inlined
 def _num_tasks(program: Program, place: Place, operation: int) -> int:
     """Into how many parts an operation is cut."""
     kind, n = program.kinds[operation], program.numbers[operation]
@@ -208,13 +210,13 @@ def _num_tasks(program: Program, place: Place, operation: int) -> int:
     return int(count)
 
 
-@compiled()
+@inlined
 def _tiles(program: Program, place: Place, operation: int) -> Array:
     is_all = program.units[operation] == _TOKENS
     return place.tiles if is_all else place.sampled_tiles
 
 
-@compiled()
+@inlined
 def _do(program: Program, place: Place, operation: int, part: tuple[int, int]) -> None:
     kind = program.kinds[operation]
     n, c = program.numbers[operation], program.constants[operation]

@@ -1,13 +1,18 @@
 """One row of activations, in one pass where transformers makes several."""
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.elementwise import gate_row, narrow, wide, widen
+from engine.elementwise import add, gate
+from engine.emitter import INT, VECTOR, Emitter
 from engine.matmul import bits_at
+from engine.vectors import CHAINS, Part
 
 Array = Any
 
@@ -28,27 +33,69 @@ def normalize_row(
     """
     dim = shape[1]
     epsilon, offset = np.float32(constants[0]), np.float32(constants[1])
-    source, scales = carray(bits_at(x), shape)[row], carray(bits_at(weight), dim)
-    total = np.float32(0.0)
-    for j in range(dim):
-        value = wide(source[j])
-        total += value * value
-    factor = np.float32(1.0) / np.sqrt(total / np.float32(dim) + epsilon)
-    values = np.empty(dim, np.float32)
-    for j in range(dim):
-        values[j] = wide(source[j]) * (factor * (wide(scales[j]) + offset))
-    narrow(values, carray(bits_at(y), shape)[row])
+    source, scales, target = _row(x, dim, row), _row(weight, dim, 0), _row(y, dim, row)
+    mean = _sum_of_squares(source, dim) / np.float32(dim)
+    factor = np.float32(1.0) / np.sqrt(mean + epsilon)
+    _scale(source, scales, target, dim, (factor, offset))
+
+
+@compiled()
+def _row(matrix: int, dim: int, row: int) -> Part:
+    """A row of a matrix [rows, dim] of bfloat16, by its address."""
+    return Part(bits_at(matrix), row * dim, dim)
+
+
+@intrinsic
+def _sum_of_squares(typing: Any, x: Any, dim: Any) -> Any:
+    """Of a row, in float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        x, dim = emit.part(0, arguments[0]), arguments[1]
+        # One waits for the one before: several chains keep the processor busy.
+        sums = emit.sums(CHAINS)
+
+        def add_squares(chain: int, at: Any, mask: Any) -> None:
+            some, total = emit.load(emit.at(x, INT(0), at), mask), sums[chain]
+            added = emit.multiply_add(some, some, builder.load(total))
+            builder.store(added, total)
+
+        emit.each(dim, add_squares, CHAINS)
+        return emit.sum_of(reduce(builder.fadd, map(builder.load, sums)))
+
+    return types.float32(x, types.int64), generate
+
+
+@intrinsic
+def _scale(typing: Any, x: Any, weight: Any, y: Any, dim: Any, constants: Any) -> Any:
+    """y = x * factor * (weight + offset) of a row; constants are (factor, offset)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        x, weight, y = (emit.part(i, arguments[i]) for i in range(3))
+        factor, offset = (
+            emit.splat(builder.extract_value(arguments[4], i), VECTOR) for i in range(2)
+        )
+
+        def scale(_: int, at: Any, mask: Any) -> None:
+            some, scales = (
+                emit.load(emit.at(p, INT(0), at), mask) for p in (x, weight)
+            )
+            scales = builder.fmul(factor, builder.fadd(scales, offset))
+            place = emit.at(y, INT(0), at)
+            emit.store_rounded(builder.fmul(some, scales), place, mask)
+
+        emit.each(arguments[3], scale)
+        return context.get_dummy_value()
+
+    return types.void(x, weight, y, types.int64, constants), generate
 
 
 @compiled()
 def add_row(a: int, b: int, y: int, shape: tuple[int, int], row: int) -> None:
     """y = a + b of one row, all [rows, dim] of bfloat16, by their addresses."""
     dim = shape[1]
-    left, right = carray(bits_at(a), shape)[row], carray(bits_at(b), shape)[row]
-    sums = np.empty(dim, np.float32)
-    for j in range(dim):
-        sums[j] = wide(left[j]) + wide(right[j])
-    narrow(sums, carray(bits_at(y), shape)[row])
+    add(_row(a, dim, row), _row(b, dim, row), _row(y, dim, row), (1, dim))
 
 
 @compiled()
@@ -60,32 +107,51 @@ def rotate_token(
     x and y are [tokens, heads, dim], angles are (cos, sin) [tokens, dim]; bfloat16 by
     addresses. Halves of a head are rotated against each other, as in transformers.
     """
-    tokens, heads, dim = shape
-    half = dim // 2
-    cos = carray(bits_at(angles[0]), (tokens, dim))[token]
-    sin = carray(bits_at(angles[1]), (tokens, dim))[token]
-    source, target = carray(bits_at(x), shape)[token], carray(bits_at(y), shape)[token]
-    rotated = np.empty(dim, np.float32)
-    for head in range(heads):
-        for j in range(half):
-            k = j + half
-            first, second = wide(source[head, j]), wide(source[head, k])
-            rotated[j] = first * wide(cos[j]) - second * wide(sin[j])
-            rotated[k] = second * wide(cos[k]) + first * wide(sin[k])
-        narrow(rotated, target[head])
+    _, heads, dim = shape
+    all_heads = Part(bits_at(x), token * heads * dim, dim)
+    rotated = Part(bits_at(y), token * heads * dim, dim)
+    cos, sin = _row(angles[0], dim, token), _row(angles[1], dim, token)
+    _rotate(all_heads, rotated, cos, sin, (heads, dim // 2))
+
+
+@intrinsic
+def _rotate(typing: Any, x: Any, y: Any, cos: Any, sin: Any, shape: Any) -> Any:
+    """Heads turned by the same angles; shape is (heads, half their dim)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        x, y, cos, sin = (emit.part(i, arguments[i]) for i in range(4))
+        heads, half = (builder.extract_value(arguments[4], i) for i in range(2))
+        with cgutils.for_range(builder, heads) as loop:
+
+            def turn(_: int, at: Any, mask: Any) -> None:
+                halves = at, builder.add(at, half)
+                first, second = (
+                    emit.load(emit.at(x, loop.index, each), mask) for each in halves
+                )
+                for each, one, other in (
+                    (halves[0], first, builder.fneg(second)),
+                    (halves[1], second, first),
+                ):
+                    c, s = (
+                        emit.load(emit.at(p, INT(0), each), mask) for p in (cos, sin)
+                    )
+                    turned = emit.multiply_add(one, c, builder.fmul(other, s))
+                    emit.store_rounded(turned, emit.at(y, loop.index, each), mask)
+
+            emit.each(half, turn)
+        return context.get_dummy_value()
+
+    return types.void(x, y, cos, sin, shape), generate
 
 
 @compiled()
 def gate_rows(
-    gate: int, up: int, y: int, shape: tuple[int, int], curve: int, row: int
+    gates: int, ups: int, y: int, shape: tuple[int, int], curve: int, row: int
 ) -> None:
-    """y = activation(gate) * up of one row, all [rows, dim] of bfloat16."""
+    """y = activation(gates) * ups of one row, all [rows, dim] of bfloat16."""
     dim = shape[1]
-    gates, ups = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    widen(carray(bits_at(gate), shape)[row], gates)
-    widen(carray(bits_at(up), shape)[row], ups)
-    gate_row(gates, ups, curve)
-    narrow(gates, carray(bits_at(y), shape)[row])
+    gate(_row(gates, dim, row), _row(ups, dim, row), _row(y, dim, row), (1, dim), curve)
 
 
 @compiled()

@@ -135,14 +135,7 @@ def greatest_of(typing: Any, start: Any, first: Any, count: Any) -> Any:
                 some = builder.select(mask, some, lowest)
             builder.store(emit.greater(builder.load(best[chain]), some), best[chain])
 
-        step = INT(CHAINS * LANES)
-        whole = builder.sub(count, builder.srem(count, step))
-        with cgutils.for_range_slice(builder, INT(0), whole, step, inc=True) as at:
-            for chain in range(CHAINS):
-                see(chain, builder.add(at[0], INT(chain * LANES)), None)
-        steps = cgutils.for_range_slice(builder, whole, count, INT(LANES), inc=True)
-        with steps as (index, _):
-            see(0, index, emit.mask(builder.sub(count, index)))
+        emit.each(count, see, CHAINS)
         vectors = [builder.load(each) for each in best]
         return emit.greatest(reduce(emit.greater, vectors))
 
