@@ -85,8 +85,7 @@ def paged_attention(
     query, key, value = new
     for head in prange(key.shape[1]):
         # By heads: tokens of one pair share its memory.
-        store_keys(key, layer, step.slot_mapping, (head, head + 1))
-        store_values(value, layer, step.slot_mapping, (head, head + 1))
+        store(key, value, layer, step.slot_mapping, head)
     num_tiles = step.tiles.shape[0]
     for task in prange(num_tiles * key.shape[1]):
         # Head by head, so that threads divide heads first and tiles of one head last.
@@ -104,43 +103,47 @@ def paged_attention(
 
 
 @compiled()
-def store_keys(
-    keys: Array, layer: LayerBlocks, slot_mapping: Array, heads: tuple[int, int]
+def store(
+    keys: Array, values: Array, layer: LayerBlocks, slot_mapping: Array, kv_head: int
 ) -> None:
-    """Of heads from, to (not included)."""
-    num_tokens, _, dim = keys.shape
+    """One KV head's K and V of a step, a pair of bfloat16 at a time."""
     size, packed = layer.block_size, _packed(layer.memory)
-    depth = -(-dim // packed)
-    for token in range(num_tokens):
+    k_dim, v_dim = keys.shape[2], values.shape[2]
+    depth = -(-k_dim // packed)
+    head = _head_of(layer, kv_head, (depth * packed, v_dim))
+    for token in range(len(slot_mapping)):
         block, slot = divmod(slot_mapping[token], size)
-        memory = layer.memory[block]
-        for head in range(heads[0], heads[1]):
-            first = layer.k_offset + (head * depth * size + slot) * packed
-            for d in range(dim):
-                at, half = divmod(d, packed)
-                memory[first + at * size * packed + half] = keys[token, head, d]
-            if dim < depth * packed:  # the second of the last pair
-                memory[first + (depth - 1) * size * packed + 1] = 0
+        start = block * head.block_elements
+        first = start + head.first_key + slot
+        if packed == 1:
+            for d in range(k_dim):
+                head.memory[first + d * size] = keys[token, kv_head, d]
+        else:
+            for at in range(k_dim // 2):
+                low = keys[token, kv_head, 2 * at]
+                high = keys[token, kv_head, 2 * at + 1]
+                head.memory[first + at * size] = _pair(low, high)
+            if k_dim < 2 * depth:
+                last = keys[token, kv_head, k_dim - 1]
+                head.memory[first + (depth - 1) * size] = _pair(last, 0)
+        first = start + head.first_value + slot // packed * v_dim
+        if packed == 1:
+            for d in range(v_dim):
+                head.memory[first + d] = values[token, kv_head, d]
+        elif slot % 2 == 0:
+            # What follows in the pair is computed later, and until then a number.
+            for d in range(v_dim):
+                head.memory[first + d] = _pair(values[token, kv_head, d], 0)
+        else:
+            for d in range(v_dim):
+                before = np.uint32(head.memory[first + d]) & np.uint32(FIRST)
+                head.memory[first + d] = _pair(before, values[token, kv_head, d])
 
 
 @compiled()
-def store_values(
-    values: Array, layer: LayerBlocks, slot_mapping: Array, heads: tuple[int, int]
-) -> None:
-    """Of heads from, to (not included)."""
-    num_tokens, _, dim = values.shape
-    size, packed = layer.block_size, _packed(layer.memory)
-    for token in range(num_tokens):
-        block, slot = divmod(slot_mapping[token], size)
-        at, half = divmod(slot, packed)
-        memory = layer.memory[block]
-        for head in range(heads[0], heads[1]):
-            first = layer.v_offset + (head * size + at * packed) * dim
-            for d in range(dim):
-                memory[first + d * packed + half] = values[token, head, d]
-                # What follows in the pair is computed later, and until then a number.
-                for later in range(half + 1, packed):
-                    memory[first + d * packed + later] = 0
+def _pair(first: Any, second: Any) -> Any:
+    """Two bfloat16 as one element."""
+    return np.uint32(first) | (np.uint32(second) << np.uint32(16))
 
 
 @compiled()

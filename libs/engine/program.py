@@ -20,7 +20,7 @@ from engine.int8 import (
     gated_int8_tile,
     linear_int8_tile,
 )
-from engine.kernel import LayerBlocks, Rule, attend_tile, store_keys, store_values
+from engine.kernel import LayerBlocks, Rule, attend_tile, store
 from engine.matmul import bits_at, gated_tile, linear_tile, num_tiles
 from engine.panels import gated_slice, linear_slice, num_panels, num_slices, pack_panel
 from engine.rows import add_row, copy_row, gate_rows, normalize_row, rotate_token
@@ -262,11 +262,10 @@ def _do(program: Program, place: Place, operation: int, part: tuple[int, int]) -
 def _store(n: Array, place: Place, head: int) -> None:
     """Of all tokens, as those of one pair share its memory."""
     layer = LayerBlocks(place.memory, place.block_size, n[5], n[6])
-    tokens, heads = len(place.slot_mapping), (head, head + 1)
+    tokens = len(place.slot_mapping)
     keys = carray(bits_at(n[0]), (tokens, n[2], n[3]))
     values = carray(bits_at(n[1]), (tokens, n[2], n[4]))
-    store_keys(keys, layer, place.slot_mapping, heads)
-    store_values(values, layer, place.slot_mapping, heads)
+    store(keys, values, layer, place.slot_mapping, head)
 
 
 @compiled()
