@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from mesh.connect import LOST, connect
 from mesh.health import health_server
+from mesh.post import Post
 from mesh.registry import heartbeat
 from mesh.streams import Consumer
 from protocol import keys
@@ -24,7 +25,8 @@ from worker.core import Core
 from worker.exchange import Exchange
 from worker.in_force import show
 from worker.inbox import Inbox, fill
-from worker.rounds import run, tell
+from worker.publisher import Publisher
+from worker.rounds import run
 from worker.settings import WorkerSettings
 from worker.startup import Stopped, attach, build_engine, preload
 
@@ -85,14 +87,15 @@ class Worker:
         self._core = core
         exchange = Exchange()
         self._inbox = inbox = Inbox(settings.max_num_seqs, exchange)
+        post = stack.enter_context(closing(Post(settings.redis_url)))
+        publisher = Publisher(post, exchange, settings.pool)
         consumers = self._consumers(redis, core.phases)
         for consumer in consumers.values():
             await consumer.join()
         stack.enter_context(lease.held(store, settings.lease_seconds))
         async with asyncio.TaskGroup() as tasks:
-            telling = tell(exchange, inbox, redis, stopping, settings.pool)
             rounds = tasks.create_task(
-                run(core, exchange, telling, thread), name="rounds"
+                run(core, exchange, inbox, publisher, thread), name="rounds"
             )
             # A read of Redis that gets something at that moment loses its cancellation
             # (redis-py waits by wait_for); it looks at `stopping` before the next one.

@@ -1,27 +1,28 @@
 """What passes between the event loop and the engine's thread. Knows no Redis, no store.
 
     event loop  ── Work: jobs, and what became of earlier words ──>  engine's thread
-    event loop  <── Outcome: what a round said ────────────────────  engine's thread
+    event loop  <── Settled: jobs that the store knows of ─────────  engine's thread
 
-The thread goes from round to round without waiting for the loop, at most a few rounds
-ahead of what was told.
+The thread goes from round to round without waiting for the loop, which hears of a round
+only what it has to do something about: to wake it at each step would cost more than the
+step has to say.
 """
 
 import asyncio
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from protocol.messages import DecodeJob, PrefillJob, TokenEvent
 from worker.sequence import Sequence
 
 IDLE_SECONDS = 1.0  # an idle thread looks up this often
-MAX_UNTOLD = 4  # rounds that may wait to be told; then the engine waits for Redis
 
 
 @dataclass(slots=True)
 class Work:
-    """What the loop has for the next round."""
+    """What there is for the next round."""
 
     jobs: list[PrefillJob | DecodeJob] = field(default_factory=list)
     told: list[Sequence] = field(default_factory=list)  # ended, and their clients know
@@ -33,7 +34,7 @@ class Work:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one round, or several, have to say."""
+    """What one round has to say."""
 
     events: dict[str, list[TokenEvent]] = field(default_factory=dict)  # by gateway
     finished: list[Sequence] = field(default_factory=list)  # to be told as `Work.told`
@@ -47,23 +48,24 @@ class Outcome:
             if event.finish_reason:
                 self.finished.append(sequence)
 
-    def extend(self, later: "Outcome") -> None:
-        """Add the words of a later round."""
-        for gateway, events in later.events.items():
-            self.events.setdefault(gateway, []).extend(events)
-        self.finished.extend(later.finished)
-        self.num_jobs += later.num_jobs
-        self.num_running = later.num_running
+
+class Settled(NamedTuple):
+    """What became of the loop's jobs since it last asked."""
+
+    num_jobs: int  # that the store knows of now
+    num_running: int  # sequences in the batch
 
 
 class Exchange:
-    """Both directions. `work`, `say` and `rest` are the thread's, the rest is the loop's."""
+    """Both directions. `work`, `say` and `rest` are the thread's, `bring` is of both, and
+    the rest is the loop's."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
         self._work = Work()
-        self._untold: list[Outcome] = []
+        self._num_jobs = 0  # that the store knows of, and the loop does not know it
+        self._num_running = 0
         self._has_news = asyncio.Event()
         self.is_stopping = False
         self.has_ended = False
@@ -81,20 +83,16 @@ class Exchange:
             self._work.gone.update(gone)
             self._changed.notify()
 
-    async def outcome(self) -> Outcome | None:
+    async def settled(self) -> Settled | None:
         """All that was said since the last call, as one; None after the very last."""
-        while not self._untold and not self.has_ended:
-            self._has_news.clear()
-            await self._has_news.wait()
+        await self._has_news.wait()
         with self._changed:
-            untold, self._untold = self._untold, []
-            self._changed.notify()
-        if not untold:
-            return None
-        whole, *later = untold
-        for outcome in later:
-            whole.extend(outcome)
-        return whole
+            if self.has_ended and not self._num_jobs:
+                return None
+            if not self.has_ended:
+                self._has_news.clear()
+            num_jobs, self._num_jobs = self._num_jobs, 0
+            return Settled(num_jobs, self._num_running)
 
     def stop(self) -> None:
         """No more rounds."""
@@ -113,12 +111,12 @@ class Exchange:
         return work
 
     def say(self, outcome: Outcome) -> None:
-        """Hand a round's words over; waits while too many are untold."""
+        """Tell the loop what it has to know of a round, if anything."""
+        if not outcome.num_jobs and outcome.num_running == self._num_running:
+            return
         with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._untold) < MAX_UNTOLD or self.is_stopping
-            )
-            self._untold.append(outcome)
+            self._num_jobs += outcome.num_jobs
+            self._num_running = outcome.num_running
         self._loop.call_soon_threadsafe(self._has_news.set)
 
     def rest(self, seconds: float) -> None:
@@ -129,5 +127,6 @@ class Exchange:
 
     def end(self) -> None:
         """The thread's last word."""
-        self.has_ended = True
+        with self._changed:
+            self.has_ended = True
         self._loop.call_soon_threadsafe(self._has_news.set)

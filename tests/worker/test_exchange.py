@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from jobs import prefill_job
 
-from protocol.messages import RequestId, TokenEvent
-from worker.exchange import MAX_UNTOLD, Exchange, Outcome
+from worker.exchange import Exchange, Outcome, Settled
 
 
 @pytest.fixture
@@ -21,13 +20,6 @@ async def exchange() -> Exchange:
 async def thread() -> AsyncIterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as executor:
         yield executor
-
-
-def said(index: int) -> Outcome:
-    event = TokenEvent(
-        request_id=RequestId("r1"), generation=1, index=index, token_ids=(index,)
-    )
-    return Outcome(events={"g1": [event]}, num_jobs=1, num_running=index)
 
 
 async def on_thread(
@@ -72,18 +64,18 @@ async def test_an_idle_thread_is_not_woken_by_its_own_words(
     exchange: Exchange, thread: ThreadPoolExecutor
 ) -> None:
     """
-    That the loop took an outcome is no work: an idle worker stays asleep.
+    That the loop heard of a round is no work: an idle worker stays asleep.
     """
     loop = asyncio.get_running_loop()
     woken = threading.Event()
 
     def idle() -> None:
-        exchange.say(Outcome())
+        exchange.say(Outcome(num_running=1))
         exchange.work(is_idle=True)
         woken.set()
 
     waiting = loop.run_in_executor(thread, idle)
-    await exchange.outcome()
+    await exchange.settled()
     was_woken = await loop.run_in_executor(None, lambda: woken.wait(0.05))
     exchange.bring(gone=["g1"])
     await waiting
@@ -91,58 +83,43 @@ async def test_an_idle_thread_is_not_woken_by_its_own_words(
     assert not was_woken
 
 
-async def test_words_of_several_rounds_are_told_as_one(
+async def test_jobs_of_several_rounds_are_settled_as_one(
     exchange: Exchange, thread: ThreadPoolExecutor
 ) -> None:
     """
-    What the engine said while the loop was busy is one message, in its order.
+    What the store took while the loop was busy is one answer.
     """
-    await on_thread(thread, exchange, said(0), said(1), said(2))
+    rounds = [Outcome(num_jobs=1, num_running=n) for n in range(3)]
+    await on_thread(thread, exchange, *rounds)
 
-    outcome = await exchange.outcome()
+    settled = await exchange.settled()
 
-    assert outcome
-    assert [event.index for event in outcome.events["g1"]] == [0, 1, 2]
-    assert (outcome.num_jobs, outcome.num_running) == (3, 2)
+    assert settled == Settled(num_jobs=3, num_running=2)
 
 
-async def test_the_engine_does_not_run_away(
+async def test_a_round_without_jobs_does_not_wake_the_loop(
     exchange: Exchange, thread: ThreadPoolExecutor
 ) -> None:
     """
-    When nothing can be told, the thread waits after a few rounds.
+    The next tokens of who runs already are none of the loop's business.
     """
-    loop = asyncio.get_running_loop()
-    rounds = [said(index) for index in range(MAX_UNTOLD + 1)]
-    full = threading.Event()
+    await on_thread(thread, exchange, Outcome(num_jobs=1, num_running=1))
+    await exchange.settled()
 
-    def say_all() -> None:
-        for outcome in rounds[:-1]:
-            exchange.say(outcome)
-        full.set()
-        exchange.say(rounds[-1])
+    await on_thread(thread, exchange, *[Outcome(num_running=1)] * 3)
+    settling = asyncio.create_task(exchange.settled())
+    await on_thread(thread, exchange, Outcome(num_running=0))
 
-    saying = loop.run_in_executor(thread, say_all)
-    await loop.run_in_executor(None, full.wait)
-    waits = not saying.done()
-    told = await exchange.outcome()
-    await saying
-
-    assert waits
-    assert told
-    assert told.num_jobs == MAX_UNTOLD
+    assert await settling == Settled(num_jobs=0, num_running=0)
 
 
-async def test_a_stop_ends_every_wait(
-    exchange: Exchange, thread: ThreadPoolExecutor
-) -> None:
+def test_a_stop_ends_every_wait(exchange: Exchange) -> None:
     """
-    A thread that waits for work, or to be heard, or rests, goes on when the worker stops.
+    A thread that waits for work, or rests, goes on when the worker stops.
     """
     exchange.stop()
     exchange.rest(seconds=60)
 
-    await on_thread(thread, exchange, *(said(n) for n in range(MAX_UNTOLD + 3)))
     work = exchange.work(is_idle=True)
 
     assert not work
@@ -154,11 +131,11 @@ async def test_the_last_word_is_the_last(
     """
     After the thread ended the loop still hears what it said, and then nothing.
     """
-    await on_thread(thread, exchange, said(0))
+    await on_thread(thread, exchange, Outcome(num_jobs=1))
     exchange.end()
 
-    last = await exchange.outcome()
-    nothing = await exchange.outcome()
+    last = await exchange.settled()
+    nothing = await exchange.settled()
 
-    assert last
+    assert last == Settled(num_jobs=1, num_running=0)
     assert nothing is None

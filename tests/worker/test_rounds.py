@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 from direct_store import DirectStore
@@ -13,6 +13,7 @@ from waiting import wait_until
 
 from engine.counting import CountingEngine
 from kvstore.pool import Pool
+from mesh.post import Post
 from mesh.streams import Consumer, Mailbox, send
 from protocol import keys
 from protocol.messages import TokenEvents, decode_reply
@@ -21,7 +22,8 @@ from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Exchange
 from worker.inbox import Inbox, fill
-from worker.rounds import run, tell
+from worker.publisher import Publisher
+from worker.rounds import run
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ async def mailbox(redis: Redis) -> Mailbox:
 
 
 @asynccontextmanager
-async def working(redis: Redis, pool: Pool) -> AsyncIterator[None]:
+async def working(redis: Redis, redis_url: str, pool: Pool) -> AsyncIterator[None]:
     """A fused worker with an engine that counts, until the block ends."""
     core = Core(
         DirectStore(pool, "w"),
@@ -48,13 +50,14 @@ async def working(redis: Redis, pool: Pool) -> AsyncIterator[None]:
         frozenset({"prefill", "decode"}),
     )
     exchange, stopping = Exchange(), asyncio.Event()
+    post = Post(redis_url)
     inbox = Inbox(8, exchange)
     consumer = Consumer(redis, keys.prefill("p"), "prefill", "w")
     await consumer.join()
-    with ThreadPoolExecutor(1) as thread:
+    with closing(post), ThreadPoolExecutor(1) as thread:
         async with asyncio.TaskGroup() as tasks:
-            telling = tell(exchange, inbox, redis, stopping)
-            tasks.create_task(run(core, exchange, telling, thread), name="rounds")
+            rounds = run(core, exchange, inbox, Publisher(post, exchange), thread)
+            tasks.create_task(rounds, name="rounds")
             async with asyncio.TaskGroup() as reading:
                 filling = fill(inbox, redis, consumer, 2.0, stopping)
                 reading.create_task(filling, name="fill")
@@ -80,11 +83,13 @@ async def answer(mailbox: Mailbox, request_id: str) -> list[int]:
     raise AssertionError(f"no end: {output}")
 
 
-async def test_a_job_becomes_tokens(redis: Redis, pool: Pool, mailbox: Mailbox) -> None:
+async def test_a_job_becomes_tokens(
+    redis: Redis, redis_url: str, pool: Pool, mailbox: Mailbox
+) -> None:
     """
     From the job on its stream to the last token on the gateway's, and nothing is left.
     """
-    async with working(redis, pool):
+    async with working(redis, redis_url, pool):
         job = prefill_job("r1", num_tokens=3, max_tokens=20)
         await send(redis, keys.prefill("p"), {"body": encode(job)})
         tokens = await answer(mailbox, "r1")
@@ -97,12 +102,12 @@ async def test_a_job_becomes_tokens(redis: Redis, pool: Pool, mailbox: Mailbox) 
 
 
 async def test_a_worker_that_stops_parks_what_it_has(
-    redis: Redis, pool: Pool, mailbox: Mailbox
+    redis: Redis, redis_url: str, pool: Pool, mailbox: Mailbox
 ) -> None:
     """
     After the drain every sequence is announced, and all that was computed was told.
     """
-    async with working(redis, pool):
+    async with working(redis, redis_url, pool):
         job = prefill_job("r1", num_tokens=3, max_tokens=7000)
         await send(redis, keys.prefill("p"), {"body": encode(job)})
         await mailbox.read(1)
@@ -121,12 +126,12 @@ async def test_a_worker_that_stops_parks_what_it_has(
 
 
 async def test_a_dead_gateway_frees_its_sequences(
-    redis: Redis, pool: Pool, mailbox: Mailbox
+    redis: Redis, redis_url: str, pool: Pool, mailbox: Mailbox
 ) -> None:
     """
     When a gateway's mailbox is gone, nobody reads along: its sequences are dropped.
     """
-    async with working(redis, pool):
+    async with working(redis, redis_url, pool):
         job = prefill_job("r1", num_tokens=3, max_tokens=7000)
         await send(redis, keys.prefill("p"), {"body": encode(job)})
         await mailbox.read(1)
