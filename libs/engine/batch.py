@@ -33,6 +33,8 @@ class Batch:
     @property
     def sampled_tiles(self) -> Ints:
         """The tiles in which some row is sampled."""
+        if len(self.last_rows) == len(self.token_ids):
+            return self.tiles
         starts, counts = self.tiles[:, 1], self.tiles[:, 2]
         before = np.searchsorted(self.last_rows, starts)
         return self.tiles[np.searchsorted(self.last_rows, starts + counts) > before]
@@ -47,6 +49,8 @@ def pack(
     chunks: Sequence[Chunk], block_size: int, tile_tokens: int = TILE_TOKENS
 ) -> Batch:
     """Lay the chunks out for one forward pass, in tiles of at most `tile_tokens`."""
+    if all(len(chunk.token_ids) == 1 for chunk in chunks):
+        return _single_tokens(chunks, block_size)
     lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int64)
     computed = np.array([chunk.num_computed_tokens for chunk in chunks], np.int64)
     ends = np.cumsum(lengths)
@@ -65,7 +69,34 @@ def pack(
     )
 
 
-def _ints(values: Sequence[int]) -> Ints:
+def _single_tokens(chunks: Sequence[Chunk], block_size: int) -> Batch:
+    """A step of decode, with as little code as can be: between two steps the caches are
+    empty, and each function of numpy has to be read from memory again.
+    """
+    positions = [chunk.num_computed_tokens for chunk in chunks]
+    blocks, offsets = zip(*(divmod(at, block_size) for at in positions), strict=True)
+    width = max(blocks) + 1
+    tables = [
+        [*chunk.block_table[: last + 1], *[0] * (width - last - 1)]
+        for chunk, last in zip(chunks, blocks, strict=True)
+    ]
+    slots = [
+        table[last] * block_size + offset
+        for table, last, offset in zip(tables, blocks, offsets, strict=True)
+    ]
+    rows = range(len(chunks))
+    tiles = [(row, row, 1, positions[row]) for row in _cheap_beside_dear(positions)]
+    return Batch(
+        token_ids=_ints([chunk.token_ids[0] for chunk in chunks]),
+        positions=_ints(positions),
+        slot_mapping=_ints(slots),
+        block_tables=_ints(tables),
+        tiles=_ints(tiles),
+        last_rows=_ints([r for r in rows if chunks[r].sample_index is not None]),
+    )
+
+
+def _ints(values: Sequence[int] | Sequence[Sequence[int]]) -> Ints:
     return np.asarray(values, np.int64)
 
 
@@ -88,17 +119,15 @@ def _tiles(lengths: Ints, starts: Ints, computed: Ints, tile_tokens: int) -> Int
         (chunk_of, starts[chunk_of] + before, sizes, computed[chunk_of] + before),
         axis=1,
     )
-    return tiles[_cheap_beside_dear(tiles[:, 3])]
+    return tiles[_cheap_beside_dear(tiles[:, 3].tolist())]
 
 
-def _cheap_beside_dear(costs: Ints) -> Ints:
+def _cheap_beside_dear(costs: Sequence[int]) -> list[int]:
     """An order in which every contiguous run of tasks costs about the same.
 
     The kernel's threads get contiguous runs, and a late tile reads more keys.
     """
-    ranked = np.argsort(costs, kind="stable")
-    order = np.empty_like(ranked)
+    order = ranked = sorted(range(len(costs)), key=costs.__getitem__)
     half = (len(ranked) + 1) // 2
-    order[0::2] = ranked[:half]
-    order[1::2] = ranked[half:][::-1]
+    order[0::2], order[1::2] = ranked[:half], ranked[half:][::-1]
     return order

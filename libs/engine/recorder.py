@@ -79,6 +79,15 @@ def tensors_of(values: Any) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
+def changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Arguments of an operation with each of them changed, also inside lists."""
+    if isinstance(value, list | tuple):
+        return [changed(each, change) for each in value]
+    if isinstance(value, dict):
+        return {key: changed(each, change) for key, each in value.items()}
+    return change(value)
+
+
 def storage_of(tensor: Tensor) -> int:
     """By what tensors of the same memory are known."""
     return tensor.untyped_storage().data_ptr()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engine.angles import Angles
 from engine.arena import Arena
 from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
@@ -28,6 +29,7 @@ from engine.recorder import (
     Operation,
     Recorder,
     Unrecordable,
+    changed,
     storage_of,
     tensors_of,
 )
@@ -72,8 +74,11 @@ class Tape:
         self._recorded = Sizes(inputs.token_ids.shape[1], len(inputs.rows))
         self._inputs, self._logits = inputs, logits
         needed = _needed(inputs, operations, logits)
-        self._groups = [list(group) for _, group in groupby(needed, type)]
-        theirs = [operation for operation in needed if isinstance(operation, Eager)]
+        others = inputs.token_ids, inputs.rows
+        self._angles = Angles(inputs.positions, others, needed, self._recorded)
+        rest = needed[len(self._angles.operations) :]
+        self._groups = [list(group) for _, group in groupby(rest, type)]
+        theirs = [operation for operation in rest if isinstance(operation, Eager)]
         # What torch's operations read, by the recorded tensor.
         self._read = {id(t) for operation in theirs for t in operation.reads}
         self._read.add(id(logits))
@@ -118,8 +123,8 @@ class Tape:
 
         Raises IndexError for a token that the model has no embedding of, as torch does.
         """
-        lowest, highest = batch.token_ids.min(), batch.token_ids.max()
-        if lowest < 0 or highest >= self._num_embeddings:
+        token_ids = batch.token_ids.tolist()
+        if min(token_ids) < 0 or max(token_ids) >= self._num_embeddings:
             raise IndexError("a token id is out of the embedding's range")
         place = Place(
             blocks.memory,
@@ -143,8 +148,9 @@ class Tape:
             if len(self._bound) == _MAX_BOUND:
                 self._bound.clear()
             self._bound[sizes] = self._bind(sizes)
-        with torch.inference_mode():
-            return self._bound[sizes].run(_inputs(batch), place, threads)
+        bound = self._bound[sizes]
+        self._angles.look_up(batch.positions, bound.angles)
+        return bound.run(batch, place, threads)
 
     def _bind(self, sizes: Sizes) -> "_Bound":
         """The parts of a step of such sizes."""
@@ -176,22 +182,29 @@ class Tape:
                 ]
                 numbers_of = [number_of(tensor, None) for tensor in operation.writes]
                 answers = list(zip(numbers_of, places, strict=True))
-                parts.append(_Call(operation.function, arguments, keywords, answers))
-        return _Bound(parts, values, numbers[id(self._logits)])
+                call = _Call(operation.function, arguments, keywords, answers)
+                read = [numbers[id(t)] for t in operation.reads if id(t) in numbers]
+                if operation.creates or any(values[number] is None for number in read):
+                    parts.append(call)
+                else:
+                    call.run(values)  # a view of what lies at the same place each time
+        angles = [self._arena.view(each, sizes) for each in self._angles.answers]
+        placed = [view for view in angles if view is not None]
+        return _Bound(parts, values, numbers[id(self._logits)], placed)
 
     def _pattern(self, value: Any, numbers: dict[int, int], sizes: Sizes) -> Any:
-        """An argument, with other sizes and references in it."""
-        if isinstance(value, Tensor):
+        """Arguments, with other sizes and references in them."""
+
+        def change(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return self._recorded.scaled(value, sizes)
             if (number := numbers.get(id(value))) is not None:
                 return _Reference(number)
             if storage_of(value) in self._created:
                 raise Unrecordable("a tensor comes from nowhere")
             return value
-        if isinstance(value, list | tuple):
-            return [self._pattern(each, numbers, sizes) for each in value]
-        if isinstance(value, dict):
-            return {k: self._pattern(v, numbers, sizes) for k, v in value.items()}
-        return self._recorded.scaled(value, sizes)
+
+        return changed(value, change)
 
 
 class _Call(NamedTuple):
@@ -216,12 +229,25 @@ class _Bound:
     """All operations, for steps of certain sizes."""
 
     def __init__(
-        self, parts: list[_Call | Program], values: list[Tensor | None], logits: int
+        self,
+        parts: list[_Call | Program],
+        values: list[Tensor | None],
+        logits: int,
+        angles: list[Tensor],
     ) -> None:
+        self.angles = angles
         self._parts, self._values, self._logits = parts, values, logits
+        self._is_ours = all(isinstance(part, Program) for part in parts)
 
-    def run(self, inputs: Inputs, place: Place, threads: int) -> Tensor:
-        values = [*inputs, *self._values[len(inputs) :]]
+    def run(self, batch: Batch, place: Place, threads: int) -> Tensor:
+        if self._is_ours:
+            return self._run(self._values, place, threads)
+        inputs = _inputs(batch)
+        with torch.inference_mode():
+            values = [*inputs, *self._values[len(inputs) :]]
+            return self._run(values, place, threads)
+
+    def _run(self, values: list[Tensor | None], place: Place, threads: int) -> Tensor:
         for part in self._parts:
             if isinstance(part, _Call):
                 part.run(values)

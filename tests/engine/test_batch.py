@@ -70,3 +70,25 @@ def test_tiles_with_a_sampled_row_are_known() -> None:
     batch = pack(chunks, 4, tile_tokens=4)
 
     assert sorted(batch.sampled_tiles.tolist()) == [[0, 4, 1, 4], [2, 14, 1, 7]]
+
+
+def test_a_step_of_single_tokens_is_laid_out_like_any_other() -> None:
+    """
+    The short way for decode gives what the general one gives beside a longer chunk.
+    """
+    single = [
+        chunk(1, 5, [7, 2]),
+        chunk(1, 0, [5], None),
+        chunk(1, 11, [1, 4, 3, 8]),
+    ]
+
+    batch = pack(single, block_size=4)
+    general = pack([*single, chunk(2, 0, [9])], block_size=4)
+
+    assert batch.token_ids.tolist() == general.token_ids[:3].tolist()
+    assert batch.positions.tolist() == general.positions[:3].tolist()
+    assert batch.slot_mapping.tolist() == general.slot_mapping[:3].tolist()
+    assert batch.block_tables.tolist() == general.block_tables[:3].tolist()
+    assert batch.last_rows.tolist() == general.last_rows[:2].tolist()
+    assert sorted(batch.tiles.tolist()) == sorted(general.tiles.tolist())[:3]
+    assert sorted(batch.sampled_tiles[:, 0].tolist()) == [0, 2]

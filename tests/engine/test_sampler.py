@@ -26,13 +26,16 @@ def frequencies(row: Tensor, chosen: SamplingParams) -> list[float]:
     return (np.bincount(tokens, minlength=row.shape[1]) / NUM_DRAWS).tolist()
 
 
-def test_greedy_takes_the_lowest_of_equals() -> None:
-    """Temperature 0 takes the greatest logit, and of equal ones the first."""
-    logits = torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, -1.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("least", [0.0, -1.0, -3.0, 1.0])
+def test_greedy_takes_the_lowest_of_equals(dtype: torch.dtype, least: float) -> None:
+    """Temperature 0 takes the greatest logit, and of equal ones the first, also where
+    all are negative, or nothing."""
+    logits = torch.tensor([[0.0, 2.0, 2.0], [2.0, -0.0, -1.0], [-1.0, 0.0, 0.0]])
 
-    tokens = sample(logits, [params(temperature=0.0)] * 2, [0, 0])
+    tokens = sample((logits + least).to(dtype), [params(temperature=0.0)] * 3, [0] * 3)
 
-    assert tokens == [1, 0]
+    assert tokens == [1, 0, 1]
 
 
 @pytest.mark.parametrize(

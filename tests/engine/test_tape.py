@@ -11,7 +11,7 @@ from torch import nn
 from engine.batch import pack
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
-from engine.program import Kind
+from engine.program import Kind, Program
 from engine.recorder import Eager, Native, Operation, Recorder, Unrecordable
 from engine.tapes import _Kind
 from engine.transformer import TransformerEngine
@@ -110,6 +110,22 @@ def test_dense_models_are_recorded(
         recorded = operations(engine, is_long=is_long)
         assert sum(isinstance(op, Native) for op in recorded) > 30
         assert sum(isinstance(op, Eager) for op in recorded) < 25
+
+
+def test_a_step_of_decode_is_one_program(family: Fixture, engine_of: Fixture) -> None:
+    """
+    Angles are looked up, and logits lie where they are: nothing of torch is between.
+    """
+    engine = engine_of(family("llama"))
+    batch = step(engine, 2, 1)
+    engine._tapes.logits(batch, engine._blocks, 1)
+    engine._tapes.logits(batch, engine._blocks, 1)
+
+    tape = engine._tapes._tapes[_Kind(is_long=False, is_wide=False)]
+    (bound,) = tape._bound.values()
+
+    assert [type(part) for part in bound._parts] == [Program]
+    assert len(bound.angles) == 2
 
 
 def test_a_tape_writes_keys_and_values(family: Fixture, memory_of: Fixture) -> None:
