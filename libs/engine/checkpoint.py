@@ -14,11 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from engine.compression import compress_weights, expect_compressed
 from engine.configuration import max_position, read_configuration
 from engine.errors import BrokenCheckpoint, UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.memory import Memory, as_bytes
 from engine.modules import speed_up
+from engine.packing import is_ours
 from engine.proof import learn, own_logits, prove, prove_stand_ins
 from engine.quantization import expect_quantized, quantize_weights
 from engine.skeleton import bind, skeleton, state, views
@@ -54,11 +56,14 @@ class Checkpoint:
         block_size: int,
         device: Device = "cpu",
         quantization: Quantization = "none",
+        *,
+        compression: bool = True,
     ) -> "Checkpoint":
         """Load the model of `path` and, for the CPU, prove that we compute it.
 
         For a GPU `prove_in` does, once the weights are there. Quantised weights are
-        proved to be computed as what they stand for, in bfloat16. Safetensors only,
+        proved to be computed as what they stand for, in bfloat16; weights that our
+        kernels read compressed are, if `compression` is wanted. Safetensors only,
         local files only, no code from the checkpoint. Raises
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
@@ -89,8 +94,12 @@ class Checkpoint:
             prove(loaded, served, facts, geometry)
         if quantization == "int8":
             facts = _quantize(loaded, tensors, facts)
-            served = skeleton(config, torch.bfloat16)
+        elif compression and (dtype, device) == ("bfloat16", "cpu") and is_ours():
+            compress_weights(loaded, tensors)
+        if device == "cpu":
+            served = skeleton(config, getattr(torch, dtype))
             expect_quantized(served, tensors)
+            expect_compressed(served, tensors)
             bind(served, tensors)
         if device == "cpu" and dtype == "bfloat16":
             recorder = speed_up(served)

@@ -1,6 +1,7 @@
 """Writes LLVM's instructions for vectors of sixteen float32, inside kernels of numba.
 
-Memory holds float32, bfloat16 (as uint16 bits) or int8; sums are float32 always.
+Memory holds float32, bfloat16 (as uint16 bits), int8, or bytes of `engine.compression`;
+sums are float32 always.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,8 @@ _WORDS = ir.VectorType(_INT32, LANES)
 _HALF = ir.IntType(16)
 _HALVES = ir.VectorType(_HALF, PAIRS)
 _BYTES = ir.VectorType(ir.IntType(8), PAIRS)
+_TABLE = ir.VectorType(ir.IntType(8), 16)
+_CODES = ir.VectorType(ir.IntType(8), 2 * PAIRS)
 # exp(x) = 2^y, and 2^f of a fraction is Horner's scheme over these.
 LOG2_E, LEAST = 1.4426950408889634, -126.0
 POWERS = (
@@ -131,14 +134,14 @@ class Emitter:
         if element == types.float32:
             return (self.load(address, mask),)
         words = self._masked_load(address, _WORDS, mask)
-        return self._pairs(self._builder.and_(words, self.splat(keep, _WORDS)))
+        return self.pairs(self._builder.and_(words, self.splat(keep, _WORDS)))
 
     def spread(self, address: Any, element: Any) -> tuple[Any, ...]:
         """One element in all lanes, as `add_products` takes it."""
         scalar = self._builder.load(address)
         if element == types.float32:
             return (self.splat(scalar, VECTOR),)
-        return self._pairs(self.splat(scalar, _WORDS))
+        return self.pairs(self.splat(scalar, _WORDS))
 
     def load_words(self, address: Any, mask: Any) -> Any:
         """LANES pairs of bfloat16 as they are."""
@@ -150,7 +153,47 @@ class Emitter:
             halves = self._as_bfloat(self._masked_load(address, _BYTES, mask))
         else:
             halves = self._masked_load(address, _HALVES, mask)
-        return self._pairs(self._builder.bitcast(halves, _WORDS))
+        return self.pairs(self._builder.bitcast(halves, _WORDS))
+
+    def table(self, address: Any) -> Any:
+        """Sixteen bytes to look up in."""
+        table = self._masked_load(address, _TABLE, None)
+        return self._shuffle(table, table, list(range(16)) * (_CODES.count // 16))
+
+    def looked_up(self, table: Any, codes: Any) -> Any:
+        """The byte of a table that each code says, of codes less than sixteen."""
+        if has("avx512bw"):
+            kind = ir.FunctionType(_CODES, [_CODES, _CODES])
+            function = self.function(kind, "llvm.x86.avx512.pshuf.b.512")
+            return self._builder.call(function, [table, codes])
+        lanes = range(16)
+        chosen = [self._shuffle(table, table, [i] * _CODES.count) for i in lanes]
+        for bit in range(4):  # of two neighbours the one that the code has
+            some = self._builder.and_(
+                codes, ir.Constant(_CODES, [1 << bit] * _CODES.count)
+            )
+            is_odd = self._builder.icmp_unsigned("!=", some, ir.Constant(_CODES, None))
+            pairs = zip(chosen[1::2], chosen[::2], strict=True)
+            chosen = [self._builder.select(is_odd, *pair) for pair in pairs]
+        return chosen[0]
+
+    def load_coded(self, address: Any, table: Any) -> list[Any]:
+        """A group of `engine.compression` as words of pairs of bfloat16."""
+        count = _CODES.count
+        places = (self._builder.gep(address, [INT(i * count)]) for i in range(3))
+        codes, *lower = (self._masked_load(place, _CODES, None) for place in places)
+        shifted = self._builder.lshr(codes, ir.Constant(_CODES, [4] * count))
+        last_four = ir.Constant(_CODES, [15] * count)
+        words = []
+        for some, low in zip((codes, shifted), lower, strict=True):
+            high = self.looked_up(table, self._builder.and_(some, last_four))
+            for half in (0, 8):
+                firsts = range(half, count, 16)
+                every = [i for first in firsts for i in range(first, first + 8)]
+                lanes = [lane for i in every for lane in (i, i + count)]
+                both = self._shuffle(low, high, lanes)
+                words.append(self._builder.bitcast(both, _WORDS))
+        return words
 
     def _as_bfloat(self, integers: Any) -> Any:
         """int8 as bfloat16, which has all of them: the upper halves of float32."""
@@ -162,7 +205,8 @@ class Emitter:
             halves.append(self._builder.bitcast(vector, _HALVES))
         return self._shuffle(halves[0], halves[1], _ODD_HALVES)
 
-    def _pairs(self, words: Any) -> tuple[Any, ...]:
+    def pairs(self, words: Any) -> tuple[Any, ...]:
+        """Words of pairs of bfloat16, as `add_products` takes them."""
         if multiplies_pairs():
             return (self._builder.bitcast(words, _BFLOATS),)
         even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
@@ -222,12 +266,38 @@ class Emitter:
         address = self._builder.bitcast(address, _WORDS.as_pointer())
         self._builder.store(words, address, align=4)
 
+    def store_pairs(self, words: Any, address: Any, mask: Any) -> None:
+        """The PAIRS of bfloat16 in words of them."""
+        address = self._builder.bitcast(address, _HALVES.as_pointer())
+        halves = self._builder.bitcast(words, _HALVES)
+        if mask is None:
+            self._builder.store(halves, address, align=2)
+        else:
+            self._masked_store(halves, address, mask, 2)
+
     def mask(self, width: Any, lanes: int = LANES) -> Any:
         """The first `width` lanes."""
         kind = ir.VectorType(_INT32, lanes)
         numbers = ir.Constant(kind, list(range(lanes)))
         width = self._builder.trunc(width, _INT32)
         return self._builder.icmp_signed("<", numbers, self.splat(width, kind))
+
+    def by_steps(
+        self, depth: Any, step: int, body: Callable[[Any, list[Any]], None]
+    ) -> None:
+        """A loop over so many bfloat16: `body` gets where it is, and a mask for each PAIRS.
+
+        Masks are None but in the last turn, where it is not whole.
+        """
+        builder, firsts = self._builder, range(0, step, PAIRS)
+        rest = builder.srem(depth, INT(step))
+        whole = builder.sub(depth, rest)
+        loop = cgutils.for_range_slice(builder, INT(0), whole, INT(step), inc=True)
+        with loop as (at, _):
+            body(at, [None for _ in firsts])
+        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
+            widths = [builder.sub(rest, INT(first)) for first in firsts]
+            body(whole, [self.mask(width, PAIRS) for width in widths])
 
     def store_columns(self, columns: list[Any], places: list[Any]) -> None:
         """Store as rows: lane i of all of four vectors, or of one, at the i-th place."""

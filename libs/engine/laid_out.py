@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.modules import FEW_ROWS, Linear
 from engine.stand_ins import are_equal
+from engine.weights import PLAIN
 
 _TYPICAL_ROWS = 512  # oneDNN asks for a number; the layout is the same for others
 _TRIAL_ROWS = 2 * FEW_ROWS
@@ -25,7 +26,7 @@ def lay_out(model: Any, max_bytes: int) -> int:
     The last layer has none: only sampled rows reach it, which are few.
     """
     layers = list(_laid_out_ones(model))
-    size = sum(layer.weight.nbytes for layer in layers)
+    size = sum(_weight(layer).nbytes for layer in layers)
     if size > max_bytes or not _is_worth_it(layers):
         return 0
     for layer in layers:
@@ -35,23 +36,28 @@ def lay_out(model: Any, max_bytes: int) -> int:
 
 def _laid_out_ones(model: Any) -> Iterator[Linear]:
     last = model.get_output_embeddings()
-    return (m for m in model.modules() if isinstance(m, Linear) and m is not last)
+    layers = (m for m in model.modules() if isinstance(m, Linear) and m is not last)
+    return (layer for layer in layers if layer.weights.form is PLAIN)
+
+
+def _weight(layer: Linear) -> Tensor:
+    return layer.weights.tensors[0]
 
 
 def _is_worth_it(layers: Iterable[Linear]) -> bool:
     """Whether this build of torch can, and computes the same, for every shape."""
-    tried = {layer.weight.shape: layer for layer in layers}
+    tried = {_weight(layer).shape: layer for layer in layers}
     return bool(tried) and all(map(_computes_the_same, tried.values()))
 
 
 def _computes_the_same(layer: Linear) -> bool:
     numbers = torch.Generator().manual_seed(0)
-    x = torch.randn((_TRIAL_ROWS, layer.weight.shape[1]), generator=numbers).bfloat16()
+    x = torch.randn((_TRIAL_ROWS, layer.weights.inputs), generator=numbers).bfloat16()
     try:
         found = _Product(layer)(x)
     except (RuntimeError, AttributeError):  # not built with oneDNN, or of other names
         return False
-    return are_equal(found, nn.functional.linear(x, layer.weight, layer.bias))
+    return are_equal(found, nn.functional.linear(x, _weight(layer), layer.bias))
 
 
 class _Product:
@@ -59,7 +65,7 @@ class _Product:
 
     def __init__(self, layer: Linear) -> None:
         reorder = torch.ops.mkldnn._reorder_linear_weight
-        self._weight = reorder(layer.weight, _TYPICAL_ROWS)
+        self._weight = reorder(_weight(layer), _TYPICAL_ROWS)
         self._bias = layer.bias
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
+from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
-from engine.emitter import INT, PAIRS, VECTOR, Emitter
-from engine.vectors import Part, moved, start_of
+from engine.emitter import INT, PAIRS, VECTOR, Emitter, emit_alone
+from engine.vectors import CACHE_LINE_BYTES, Part, moved, start_of
 
 AT_ONCE = 8  # outputs that all rows pass before the next: what a kernel takes at most
 TILE = 3 * AT_ONCE  # outputs of one task
@@ -30,41 +30,51 @@ Array = Any
 def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
-    Called with (out, left, right, depth); out is float32, right may be int8. Pairs of
-    neighbours are multiplied at once, so both operands are read as they lie. Weights
-    are asked for `ahead` times `outputs` before they are needed.
+    Called with (out, left, right, depth); out is float32, right may be int8, or groups
+    of `engine.compression` after their tables. Pairs of neighbours are multiplied at
+    once, so both operands are read as they lie. Weights are asked for `ahead` times
+    `outputs` before they are needed.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = Emitter(context, builder, signature)
-        out, left, right = (emit.part(i, arguments[i]) for i in range(3))
-        # At any number of rows int8 comes too late unless it is asked for.
-        lead = AT_ONCE if right[3] == types.int8 else ahead * outputs
+    def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
+        out, left, right = parts
+        is_coded, is_plain = right[3] == types.uint8, right[3] == types.uint16
+        # At any number of rows small weights come too late unless they are asked for.
+        lead = ahead * outputs if is_plain else AT_ONCE // 2
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
+        step = GROUP if is_coded else PAIRS
+        tables = [
+            emit.table(emit.at(right, INT(output), INT(-TABLE_BYTES)))
+            for output in range(outputs if is_coded else 0)
+        ]
 
-        def add(depth: Any, mask: Any) -> None:
-            weights = []
-            for output in range(outputs):
-                address = emit.at(right, INT(output), depth)
-                if lead:
-                    later = builder.mul(right[2], INT(lead))
-                    emit.prefetch(builder.gep(address, [later]))
-                weights.append(emit.load_pairs(address, mask))
-            for row in range(rows):
-                values = emit.load_pairs(emit.at(left, INT(row), depth), mask)
-                for output, weight in enumerate(weights):
+        def ask(address: Any, num_bytes: int) -> None:
+            later = builder.gep(address, [builder.mul(right[2], INT(lead))])
+            for line in range(0, num_bytes, CACHE_LINE_BYTES):
+                emit.prefetch(builder.gep(later, [INT(line)]))
+
+        def weights_of(output: int, depth: Any, masks: list[Any]) -> list[Any]:
+            if is_coded:
+                depth = builder.mul(builder.sdiv(depth, INT(GROUP)), INT(GROUP_BYTES))
+            address = emit.at(right, INT(output), depth)
+            if lead:
+                ask(address, GROUP_BYTES if is_coded else CACHE_LINE_BYTES)
+            if is_coded:
+                return list(map(emit.pairs, emit.load_coded(address, tables[output])))
+            return [emit.load_pairs(address, masks[0])]
+
+        def add(depth: Any, masks: list[Any]) -> None:
+            weights = [weights_of(output, depth, masks) for output in range(outputs)]
+            for row, (i, mask) in product(range(rows), enumerate(masks)):
+                at = builder.add(depth, INT(i * PAIRS))
+                values = emit.load_pairs(emit.at(left, INT(row), at), mask)
+                for output in range(outputs):
                     total = builder.load(sums[row, output])
-                    total = emit.add_products(values, weight, total)
+                    total = emit.add_products(values, weights[output][i], total)
                     builder.store(total, sums[row, output])
 
-        depth, step = arguments[3], INT(PAIRS)
-        rest = builder.srem(depth, step)
-        whole = builder.sub(depth, rest)
-        with cgutils.for_range_slice(builder, INT(0), whole, step, inc=True) as at:
-            add(at[0], None)
-        with builder.if_then(builder.icmp_signed("!=", rest, INT(0))):
-            add(whole, emit.mask(rest, PAIRS))
+        emit.by_steps(depth, step, add)
         nothing = ir.Constant(VECTOR, None)
         for row in range(rows):
             for first in range(0, outputs, 4):
@@ -78,6 +88,10 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
                         total = builder.extract_element(four, ir.IntType(32)(lane))
                         at = emit.at(out, INT(row), INT(cell[1]))
                         builder.store(total, at)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        name = f"dots_{rows}x{outputs}.{signature.args[2].types[0].dtype}"
+        emit_alone(context, builder, signature, arguments, name, body)
         return context.get_dummy_value()
 
     @intrinsic
@@ -98,8 +112,8 @@ def bits_at(typing: Any, address: Any) -> Any:
 
 
 _dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
-_dots_2x8, _dots_2x1 = _dots(2, 8), _dots(2, 1)
-_dots_1x8, _dots_1x1 = _dots(1, 8), _dots(1, 1)
+_dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
+_dots_1x4, _dots_1x1 = _dots(1, 4), _dots(1, 1)
 
 
 @compiled()
@@ -229,9 +243,9 @@ def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> No
 @compiled()
 def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 8 <= width:
-        _dots_2x8(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 8
+    while column + 4 <= width:
+        _dots_2x4(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 4
     while column < width:
         _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -240,9 +254,9 @@ def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> Non
 @compiled()
 def _one_row(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 8 <= width:
-        _dots_1x8(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 8
+    while column + 4 <= width:
+        _dots_1x4(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 4
     while column < width:
         _dots_1x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1

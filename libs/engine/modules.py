@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as linear_of_many
 
 from engine.elementwise import GELU_TANH, SILU
-from engine.int8_modules import Int8GatedMLP, Int8Linear
-from engine.packing import linear_of_packed, packed, packs
+from engine.packing import packed, packs
 from engine.program import Kind
-from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
 from engine.token_wise import TokenWise
+from engine.weights import Weights, weights_of
 
 # Up to so many rows a product waits for weights to come from memory; with more of them
 # it is arithmetic that counts, and a library that lays the weights out for it.
@@ -29,31 +28,35 @@ FEW_ROWS = 32
 
 
 class Linear(TokenWise):
-    """`nn.Linear`; for few rows each weight is read once."""
+    """A linear layer; for few rows each weight is read once, as it lies."""
 
-    def __init__(self, of: nn.Linear, recorder: Recorder) -> None:
+    def __init__(self, of: Any, weights: Weights, recorder: Recorder) -> None:
         super().__init__(recorder)
-        self.weight, self.bias = of.weight, of.bias
-        self._outputs, self._inputs = of.weight.shape
-        self._offsets = of.bias
-        if of.bias is None:
-            self._offsets = of.weight.new_zeros(self._outputs)  # no weight of the model
-        # Of many rows; over a copy in another layout, where there is one.
-        self.many: Callable[[Tensor], Tensor] = partial(
-            linear_of_many, weight=of.weight, bias=of.bias
-        )
+        for name, parameter in of.named_parameters():
+            self.register_parameter(name, parameter)
+        self.weights = weights
+        self.bias: Tensor | None = of.bias
+        self._offsets: Tensor = of.bias
+        if of.bias is None:  # no weight of the model
+            self._offsets = torch.zeros(weights.outputs, dtype=torch.bfloat16)
+        # Of many rows, over a copy in another layout, where there is one.
+        self.many: Callable[[Tensor], Tensor] | None = None
 
     def compute(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        x, num_rows = x.contiguous(), x.numel() // self._inputs
+        weights, form, recorder = self.weights, self.weights.form, self._recorder
+        x, num_rows = x.contiguous(), x.numel() // weights.inputs
+        tensors, kind = weights.tensors, form.linear
         if num_rows > FEW_ROWS:
-            if not packs(self._inputs):
+            if self.many is not None:
                 return self.many(x)
-            return linear_of_packed(x, self.weight, self._offsets, self._recorder)
-        y = x.new_empty((*x.shape[:-1], self._outputs))
-        operands = x, self.weight, self._offsets, y
-        sizes = self._inputs, self._outputs
-        self._recorder.do(Kind.LINEAR, num_rows, operands, sizes)
+            tensors, kind = (weights.of_many(recorder),), form.linear_packed
+            if not packs(weights.inputs):
+                return linear_of_many(x, *tensors, self.bias)
+            x = packed(x, recorder)
+        y = x.new_empty((*x.shape[:-1], weights.outputs))
+        sizes = weights.inputs, weights.outputs, *weights.extra_sizes
+        recorder.do(kind, num_rows, (x, *tensors, self._offsets, y), sizes)
         return y
 
 
@@ -80,33 +83,36 @@ class RMSNorm(TokenWise):
 class GatedMLP(TokenWise):
     """down(activation(gate(x)) * up(x)), gate and up side by side."""
 
-    def __init__(self, of: Any, curve: int, recorder: Recorder) -> None:
+    def __init__(
+        self, of: Any, weights: tuple[Weights, Weights], curve: int, recorder: Recorder
+    ) -> None:
+        """`weights` are those of gate and up."""
         super().__init__(recorder)
         self.gate_proj, self.up_proj = of.gate_proj, of.up_proj
         self.down_proj = of.down_proj
+        self._weights = weights
         self._curve = curve
 
     def compute(self, x: Tensor) -> Tensor:
         """[..., hidden] to the same."""
-        gate, up = self.gate_proj.weight, self.up_proj.weight
-        outputs, inputs = gate.shape
-        num_rows = x.numel() // inputs
-        x = x.contiguous()
-        y = x.new_empty((*x.shape[:-1], outputs))
-        if num_rows > FEW_ROWS and not packs(inputs):
-            operands = self.gate_proj(x), self.up_proj(x), y
-            self._recorder.do(Kind.GATE, num_rows, operands, (outputs, self._curve))
-        else:
-            kind = Kind.GATED_LINEAR
-            if num_rows > FEW_ROWS:
-                x, kind = packed(x, self._recorder), Kind.GATED_LINEAR_PACKED
-            sizes = inputs, outputs, self._curve
-            self._recorder.do(kind, num_rows, (x, gate, up, y), sizes)
+        x, (gate, up), recorder = x.contiguous(), self._weights, self._recorder
+        num_rows = x.numel() // gate.inputs
+        y = x.new_empty((*x.shape[:-1], gate.outputs))
+        sizes = gate.inputs, gate.outputs, *gate.extra_sizes, *up.extra_sizes
+        tensors, kind = (*gate.tensors, *up.tensors), gate.form.gated
+        if num_rows > FEW_ROWS:
+            if packs(gate.inputs):
+                x, kind = packed(x, recorder), gate.form.gated_packed
+                tensors = gate.of_many(recorder), up.of_many(recorder)
+            else:
+                x, tensors, kind = self.gate_proj(x), (self.up_proj(x),), Kind.GATE
+                sizes = (gate.outputs,)
+        recorder.do(kind, num_rows, (x, *tensors, y), (*sizes, self._curve))
         answer: Tensor = self.down_proj(y)
         return answer
 
 
-_OURS = Linear | RMSNorm | GatedMLP | Int8Linear | Int8GatedMLP
+_OURS = Linear | RMSNorm | GatedMLP
 
 
 def speed_up(model: nn.Module) -> Recorder:
@@ -126,31 +132,28 @@ def _candidates(module: nn.Module, recorder: Recorder) -> list[nn.Module]:
     """What might stand in for a module, by its looks."""
     if isinstance(module, _OURS):
         return []
-    if type(module) is nn.Linear:
-        return [Linear(module, recorder)]
-    if isinstance(module, QuantizedLinear):
-        return [Int8Linear(module, FEW_ROWS, recorder)]
+    if weights := weights_of(module):
+        return [Linear(module, weights, recorder)]
     if type(module).__name__.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         parameters = list(module.parameters())
         if epsilon is not None and len(parameters) == 1:
             return [RMSNorm(parameters[0], epsilon, o, recorder) for o in (0.0, 1.0)]
-    curves = SILU, GELU_TANH
-    projections = _projections(module)
-    if projections is nn.Linear:
-        return [GatedMLP(module, curve, recorder) for curve in curves]
-    if projections is QuantizedLinear:
-        return [Int8GatedMLP(module, curve, FEW_ROWS, recorder) for curve in curves]
+    if both := _gate_and_up(module):
+        curves = SILU, GELU_TANH
+        return [GatedMLP(module, both, curve, recorder) for curve in curves]
     return []
 
 
-def _projections(module: nn.Module) -> type | None:
-    """Of what kind the three are, if it looks like a gated MLP without biases."""
+def _gate_and_up(module: nn.Module) -> tuple[Weights, Weights] | None:
+    """Their weights, of one form, if it looks like a gated MLP without biases."""
     names = "gate_proj", "up_proj", "down_proj"
-    found = [getattr(module, name, None) for name in names]
-    kinds = {type(projection) for projection in found}
-    plain = all(getattr(projection, "bias", 0) is None for projection in found)
-    return kinds.pop() if plain and len(kinds) == 1 else None
+    projections = [getattr(module, name, None) for name in names]
+    gate, up, down = map(weights_of, projections)
+    plain = all(getattr(projection, "bias", 0) is None for projection in projections)
+    if not (gate and up and down and plain) or gate.form is not up.form:
+        return None
+    return gate, up
 
 
 def _rotated(

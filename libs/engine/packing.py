@@ -36,15 +36,3 @@ def packed(x: Tensor, recorder: Recorder) -> Tensor:
     panels = room.as_strided(x.shape, x.stride())
     recorder.do(Kind.PACK, rows, (x, panels), (inputs,))
     return panels
-
-
-def linear_of_packed(
-    x: Tensor, weight: Tensor, bias: Tensor, recorder: Recorder
-) -> Tensor:
-    """x @ weight.T + bias of contiguous x [..., inputs], packed for it."""
-    outputs, inputs = weight.shape
-    y = x.new_empty((*x.shape[:-1], outputs))
-    operands = packed(x, recorder), weight, bias, y
-    rows = x.numel() // inputs
-    recorder.do(Kind.LINEAR_PACKED, rows, operands, (inputs, outputs))
-    return y

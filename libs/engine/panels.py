@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
+from engine.compression import GROUP, GROUP_BYTES
 from engine.emitter import INT, LANES, Emitter, emit_alone
 from engine.matmul import put_gated, put_linear, span_of
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, start_of
@@ -24,8 +25,7 @@ from engine.vectors import CACHE_LINE_BYTES, Part, moved, start_of
 PANEL = 3 * LANES  # rows that are multiplied at once
 AT_ONCE = 8  # outputs that are: with so many rows they fill the registers
 SLICE = 64  # outputs of one task
-RUN = 64  # pairs of inputs between two times that memory is asked for weights
-PAIRS_OF_A_LINE = CACHE_LINE_BYTES // 4
+RUN = GROUP // 2  # pairs of inputs between two times that memory is asked for weights
 
 Array = Any
 
@@ -45,21 +45,25 @@ def num_slices(outputs: int) -> int:
 def _columns(vectors: int, outputs: int) -> Any:
     """out[row, o] = left[row] . right[o] for `vectors` x LANES rows and some outputs.
 
-    Called with (out, left, right, depth): out is float32, left a panel, right weights;
-    depth counts pairs. The weights of the next outputs are asked for meanwhile.
+    Called with (out, left, right, following, depth): out is float32, left a panel, right weights;
+    depth counts pairs. Meanwhile memory is asked for what lies at `following`: weights,
+    or groups of `engine.compression`.
     """
 
     def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
-        out, left, right = parts
+        out, left, right, following = parts
         sums = [emit.sums(vectors) for _ in range(outputs)]
-        following = emit.at(right, INT(outputs), INT(0))
+        is_coded = following[3] == types.uint8
+        # Elements of a run, and of a line of the cache.
+        size = outputs * (GROUP_BYTES if is_coded else RUN)
+        line = CACHE_LINE_BYTES if is_coded else CACHE_LINE_BYTES // 4
 
         def ask(first: Any) -> None:
             """For what the next outputs have of as many weights as a run has."""
-            start = builder.mul(first, INT(outputs))
-            for pair in range(0, RUN * outputs, PAIRS_OF_A_LINE):
-                place = builder.add(start, INT(pair))
-                emit.prefetch(builder.gep(following, [place]))
+            start = builder.mul(builder.sdiv(first, INT(RUN)), INT(size))
+            for place in range(0, size, line):
+                at = builder.add(start, INT(place))
+                emit.prefetch(emit.at(following, INT(0), at))
 
         def add(pair: Any) -> None:
             rows = [
@@ -91,12 +95,15 @@ def _columns(vectors: int, outputs: int) -> Any:
             emit.store_columns(some, places)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit_alone(context, builder, signature, arguments, f"{vectors}x{outputs}", body)
+        name = f"{vectors}x{outputs}.{signature.args[3].types[0].dtype}"
+        emit_alone(context, builder, signature, arguments, name, body)
         return context.get_dummy_value()
 
     @intrinsic
-    def call(typing: Any, out: Any, left: Any, right: Any, depth: Any) -> Any:
-        return types.void(out, left, right, types.int64), generate
+    def call(
+        typing: Any, out: Any, left: Any, right: Any, following: Any, depth: Any
+    ) -> Any:
+        return types.void(out, left, right, following, types.int64), generate
 
     return call
 
@@ -144,7 +151,7 @@ def _turn(typing: Any, out: Any, rows: Any, count: Any, depth: Any) -> Any:
 
 
 @intrinsic
-def _words_at(typing: Any, address: Any) -> Any:
+def words_at(typing: Any, address: Any) -> Any:
     """An address as a pointer to pairs of bfloat16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -157,8 +164,8 @@ def _words_at(typing: Any, address: Any) -> Any:
 def pack_panel(x: int, packed: int, shape: tuple[int, int], panel: int) -> None:
     """Pack one panel of x [rows, inputs], which are (rows, inputs); inputs are even."""
     rows, depth = shape[0], shape[1] // 2
-    out = Part(_words_at(packed), panel * depth * PANEL, PANEL)
-    source = Part(_words_at(x), 0, depth)
+    out = Part(words_at(packed), panel * depth * PANEL, PANEL)
+    source = Part(words_at(x), 0, depth)
     first = panel * PANEL
     for row in range(first, min(first + PANEL, rows), LANES):
         some = moved(source, row, 0)
@@ -218,37 +225,55 @@ def _sums(
     vectors = -(-count // LANES)
     sums = np.empty((vectors * LANES, width), np.float32)
     out = Part(start_of(sums), 0, width)
-    left = Part(_words_at(packed), panel * depth * PANEL, PANEL)
-    right = Part(_words_at(weight), first * depth, depth)
-    column = 0
-    while column + AT_ONCE <= width:
-        _all_outputs(
-            moved(out, 0, column), left, moved(right, column, 0), depth, vectors
-        )
-        column += AT_ONCE
-    while column < width:
-        _one_output(
-            moved(out, 0, column), left, moved(right, column, 0), depth, vectors
-        )
-        column += 1
+    left = panel_at(packed, depth, panel)
+    right = Part(words_at(weight), first * depth, depth)
+    for column in range(0, width, AT_ONCE):
+        few = min(AT_ONCE, width - column)
+        some = moved(right, column, 0)
+        following = moved(some, few, 0)
+        multiply(moved(out, 0, column), left, some, following, (depth, vectors, few))
     return sums[:count]
 
 
 @compiled()
-def _all_outputs(out: Part, left: Part, right: Part, depth: int, vectors: int) -> None:
-    if vectors == 3:
-        _columns_3x8(out, left, right, depth)
-    elif vectors == 2:
-        _columns_2x8(out, left, right, depth)
-    else:
-        _columns_1x8(out, left, right, depth)
+def panel_at(packed: int, depth: int, panel: int) -> Part:
+    """A panel of so many pairs; the address is of them all."""
+    return Part(words_at(packed), panel * depth * PANEL, PANEL)
 
 
 @compiled()
-def _one_output(out: Part, left: Part, right: Part, depth: int, vectors: int) -> None:
+def multiply(
+    out: Part, left: Part, right: Part, following: Part, shape: tuple[int, int, int]
+) -> None:
+    """AT_ONCE outputs or fewer of a panel; shape is (depth, vectors, outputs)."""
+    depth, vectors, outputs = shape
+    if outputs == AT_ONCE:
+        _all_outputs(out, left, right, following, depth, vectors)
+        return
+    for column in range(outputs):
+        one = moved(right, column, 0)
+        _one_output(moved(out, 0, column), left, one, following, depth, vectors)
+
+
+@compiled()
+def _all_outputs(
+    out: Part, left: Part, right: Part, following: Part, depth: int, vectors: int
+) -> None:
     if vectors == 3:
-        _columns_3x1(out, left, right, depth)
+        _columns_3x8(out, left, right, following, depth)
     elif vectors == 2:
-        _columns_2x1(out, left, right, depth)
+        _columns_2x8(out, left, right, following, depth)
     else:
-        _columns_1x1(out, left, right, depth)
+        _columns_1x8(out, left, right, following, depth)
+
+
+@compiled()
+def _one_output(
+    out: Part, left: Part, right: Part, following: Part, depth: int, vectors: int
+) -> None:
+    if vectors == 3:
+        _columns_3x1(out, left, right, following, depth)
+    elif vectors == 2:
+        _columns_2x1(out, left, right, following, depth)
+    else:
+        _columns_1x1(out, left, right, following, depth)

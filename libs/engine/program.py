@@ -14,6 +14,16 @@ from numba import carray, prange
 
 from engine.atomics import current, fetch_add, relax, sched_yield
 from engine.compiled import compiled
+from engine.compressed import (
+    compressed_tile,
+    gated_compressed_tile,
+    linear_compressed_tile,
+)
+from engine.compressed_panels import (
+    gated_compressed_slice,
+    linear_compressed_slice,
+    num_compressed_slices,
+)
 from engine.int8 import (
     INT8_TILE,
     dequantize_row,
@@ -57,6 +67,12 @@ class Kind(IntEnum):
     GATED_LINEAR_PACKED = 13  # as GATED_LINEAR, of packed rows
     PICK = 14  # x, y; dim, which rows: an `Index`
     PUT = 15  # x, y; dim
+    LINEAR_COMPRESSED = 16  # as LINEAR; inputs, outputs, bytes of a row of weights
+    GATED_LINEAR_COMPRESSED = (
+        17  # as GATED_LINEAR; inputs, outputs, such bytes of gate, of up, curve
+    )
+    LINEAR_COMPRESSED_PACKED = 18  # as LINEAR_COMPRESSED, of packed rows
+    GATED_LINEAR_COMPRESSED_PACKED = 19  # as GATED_LINEAR_COMPRESSED, of packed rows
 
 
 class Index(IntEnum):
@@ -76,7 +92,9 @@ class Unit(IntEnum):
 
 _LINEAR, _GATED, _NORMALIZE, _ADD, _ROTATE, _STORE, _ATTEND, _GATE = range(8)
 _LINEAR_INT8, _GATED_INT8, _DEQUANTIZE = range(8, 11)
-_PACK, _LINEAR_PACKED, _GATED_PACKED, _PICK, _PUT = range(11, len(Kind))
+_PACK, _LINEAR_PACKED, _GATED_PACKED, _PICK, _PUT = range(11, 16)
+_LINEAR_COMPRESSED, _GATED_COMPRESSED = range(16, 18)
+_LINEAR_COMPRESSED_PACKED, _GATED_COMPRESSED_PACKED = range(18, len(Kind))
 _ONE, _TOKENS, _SAMPLED = range(len(Unit))
 _SAMPLED_ROWS = 0
 NUM_NUMBERS, NUM_CONSTANTS = 10, 2
@@ -199,6 +217,10 @@ def _num_tasks(program: Program, place: Place, operation: int) -> int:
         count = num_tiles(n[6], INT8_TILE) * min(rows, 1)
     elif kind == _GATED_INT8:
         count = num_tiles(n[7], INT8_TILE) * min(rows, 1)
+    elif kind in (_LINEAR_COMPRESSED, _GATED_COMPRESSED):
+        count = num_tiles(n[5], compressed_tile(n[6])) * min(rows, 1)
+    elif kind in (_LINEAR_COMPRESSED_PACKED, _GATED_COMPRESSED_PACKED):
+        count = num_compressed_slices(rows, n[5])
     elif kind in (_LINEAR_PACKED, _GATED_PACKED):
         count = num_panels(rows) * num_slices(n[5])
     elif kind == _PACK:
@@ -246,6 +268,16 @@ def _do(program: Program, place: Place, operation: int, part: tuple[int, int]) -
         linear_slice(n[0], n[1], n[2], n[3], (rows, n[4], n[5]), task)
     elif kind == _GATED_PACKED:
         gated_slice(n[0], (n[1], n[2]), n[3], (rows, n[4], n[5]), n[6], task)
+    elif kind == _LINEAR_COMPRESSED:
+        linear_compressed_tile(n[0], n[1], n[2], n[3], (rows, n[4], n[5], n[6]), task)
+    elif kind == _GATED_COMPRESSED:
+        gate, up = (n[1], n[6]), (n[2], n[7])
+        gated_compressed_tile(n[0], gate, up, n[3], (rows, n[4], n[5]), (n[8], task))
+    elif kind == _LINEAR_COMPRESSED_PACKED:
+        linear_compressed_slice(n[0], n[1], n[2], n[3], (rows, n[4], n[5], n[6]), task)
+    elif kind == _GATED_COMPRESSED_PACKED:
+        gate, up = (n[1], n[6]), (n[2], n[7])
+        gated_compressed_slice(n[0], gate, up, n[3], (rows, n[4], n[5]), (n[8], task))
     elif kind == _PICK:
         index = place.last_rows if n[3] == _SAMPLED_ROWS else place.token_ids
         copy_row(n[0], n[1], n[2], (index[task], task))

@@ -26,9 +26,9 @@ def replace(model: nn.Module, candidates: Candidates) -> None:
 
 
 def is_bfloat16(module: nn.Module) -> bool:
-    """Whether it computes in that type; int8 weights are for models that do."""
+    """Whether it computes in that type; other forms of weights are for models that do."""
     dtypes = {parameter.dtype for parameter in module.parameters()}
-    return dtypes == {torch.bfloat16} or torch.int8 in dtypes
+    return dtypes == {torch.bfloat16} or bool(dtypes & {torch.int8, torch.uint8})
 
 
 def are_equal(found: Tensor, expected: Tensor) -> bool:
@@ -55,16 +55,24 @@ def _replace_in(
 
 def _kind(module: nn.Module) -> Hashable:
     """Modules of one kind compute the same of weights of the same shape."""
-    shapes = tuple((n, p.shape) for n, p in module.named_parameters())
-    return type(module), shapes, repr(getattr(module, "act_fn", None))
+    shapes = tuple((n, _shape(p)) for n, p in module.named_parameters())
+    inputs = tuple(getattr(m, "in_features", 0) for m in module.modules())
+    return type(module), shapes, inputs, repr(getattr(module, "act_fn", None))
+
+
+def _shape(parameter: Tensor) -> Sequence[int]:
+    """Compressed rows may differ in length; it is the same what they compute."""
+    return parameter.shape[: 1 if parameter.dtype == torch.uint8 else None]
 
 
 def _equals(candidate: nn.Module, module: nn.Module) -> bool:
     """Whether both answer random rows alike."""
     numbers = torch.Generator().manual_seed(0)
     weight = next(module.parameters())
+    widths = [getattr(m, "in_features", None) for m in module.modules()]
+    width = next(filter(None, widths), weight.shape[-1])
     for num_rows in _TRIAL_ROWS:
-        x = torch.randn((1, num_rows, weight.shape[-1]), generator=numbers)
+        x = torch.randn((1, num_rows, width), generator=numbers)
         x = x.to(weight.device, torch.bfloat16)
         with torch.inference_mode():
             if not are_equal(candidate(x), module(x)):

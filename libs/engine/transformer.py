@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
+from engine.compression import expect_compressed
 from engine.configuration import read_configuration
 from engine.cores import Cores
 from engine.cpu import CpuAttention
@@ -62,6 +63,7 @@ class TransformerEngine:
         model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
         tensors = views(memory.weights, memory.tensors)
         expect_quantized(model, tensors)
+        expect_compressed(model, tensors)
         bind(model, tensors)
         recorder = speed_up(model)
         assert isinstance(memory.blocks, memoryview), "the host's memory"

@@ -48,6 +48,7 @@ def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
         block_size,
         settings.device,
         settings.quantization,
+        compression=settings.compression,
     )
     load = BeginLoad(
         facts=checkpoint.facts,

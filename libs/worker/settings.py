@@ -23,6 +23,7 @@ class WorkerSettings(ServiceSettings):
     dtype: DType = "float32"
     device: Device = "cpu"
     quantization: Quantization = "none"
+    compression: bool = True  # of bfloat16 weights on the CPU; to the bit the same
     engine: Literal["transformer", "counting"] = "transformer"
     phases: Literal["prefill", "decode", "both"] = "both"
     shares: int = Field(default=0, ge=0, lt=100)  # percent of a GPU for prefill; 0: all

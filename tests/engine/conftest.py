@@ -82,12 +82,23 @@ def memory_of() -> Callable[..., Memory]:
     """Load a model as the loader does, into memory of the test's own."""
 
     @cache
-    def read(path: Path, dtype: DType, quantization: Quantization) -> Checkpoint:
-        return Checkpoint.read(path, dtype, BLOCK_SIZE, quantization=quantization)
+    def read(
+        path: Path, dtype: DType, quantization: Quantization, compression: bool
+    ) -> Checkpoint:
+        return Checkpoint.read(
+            path, dtype, BLOCK_SIZE, quantization=quantization, compression=compression
+        )
 
-    return lambda path, dtype="float32", quantization="none": Memory(
-        path, read(path, dtype, quantization)
-    )
+    def memory(
+        path: Path,
+        dtype: DType = "float32",
+        quantization: Quantization = "none",
+        *,
+        compression: bool = True,
+    ) -> Memory:
+        return Memory(path, read(path, dtype, quantization, compression))
+
+    return memory
 
 
 @pytest.fixture(scope="session")

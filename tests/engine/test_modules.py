@@ -16,6 +16,7 @@ from engine.interface import Chunk
 from engine.modules import GatedMLP, Linear, RMSNorm, speed_up
 from engine.recorder import Recorder
 from engine.skeleton import bind, skeleton, views
+from engine.weights import weights_of
 from protocol.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1)
@@ -161,7 +162,9 @@ def test_stand_in_answers_alike_for_any_number_of_rows(
     layer = nn.Linear(48, 40, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
     x = torch.randn(2, num_rows, 48).transpose(0, 1).bfloat16()
 
-    found = Linear(layer, Recorder())(x)
+    weights = weights_of(layer)
+    assert weights is not None
+    found = Linear(layer, weights, Recorder())(x)
 
     expected = nn.functional.linear(x.float(), layer.weight.float())
     expected = expected if layer.bias is None else expected + layer.bias.float()

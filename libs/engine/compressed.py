@@ -1,0 +1,100 @@
+"""Products of a few rows with weights of `engine.compression`, read as they lie.
+
+Otherwise as `engine.matmul`, whose sums these are but for the order of what is added:
+exceptions come last.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from engine.compiled import compiled
+from engine.compression import GROUP_BYTES, TABLE_BYTES, num_groups
+from engine.matmul import AT_ONCE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.vectors import Part
+
+Array = Any
+_TILE_BYTES = 2**16  # about as many of weights are one task of few rows
+
+
+@compiled()
+def compressed_tile(row_bytes: int) -> int:
+    """Outputs of one task."""
+    return -(-_TILE_BYTES // row_bytes // AT_ONCE) * AT_ONCE
+
+
+@intrinsic
+def bytes_at(typing: Any, address: Any) -> Any:
+    """An address as a pointer to bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.CPointer(types.uint8)(types.int64), generate
+
+
+@compiled()
+def linear_compressed_tile(
+    x: int,
+    weight: int,
+    bias: int,
+    y: int,
+    shape: tuple[int, int, int, int],
+    tile: int,
+) -> None:
+    """As `linear_tile`; shape is (rows, inputs, outputs, bytes of a row of weights)."""
+    sizes, row_bytes = shape[:3], shape[3]
+    span = span_of(tile, compressed_tile(row_bytes), sizes[2])
+    put_linear(_sums(x, (weight, row_bytes), sizes, span), bias, y, sizes, span, 0)
+
+
+@compiled()
+def gated_compressed_tile(
+    x: int,
+    gate: tuple[int, int],
+    up: tuple[int, int],
+    y: int,
+    shape: tuple[int, int, int],
+    curve_and_tile: tuple[int, int],
+) -> None:
+    """As `gated_tile`, each of gate and up as (weight, bytes of a row)."""
+    curve, tile = curve_and_tile
+    span = span_of(tile, compressed_tile(gate[1]), shape[2])
+    both = _sums(x, gate, shape, span), _sums(x, up, shape, span)
+    put_gated(both, y, shape, curve, span, 0)
+
+
+@compiled()
+def _sums(
+    x: int, of: tuple[int, int], shape: tuple[int, int, int], span: tuple[int, int]
+) -> Array:
+    (weight, row_bytes), (rows, inputs, outputs), (first, width) = of, shape, span
+    groups = row_bytes - num_groups(inputs) * GROUP_BYTES
+    sums = sums_of(x, Part(bytes_at(weight), groups, row_bytes), shape, span)
+    words = carray(bits_at(weight), (outputs, row_bytes // 2))
+    left = carray(bits_at(x), (rows, inputs))
+    for j in range(width):
+        if words[first + j, 1] != 0:  # few have any
+            exceptions = words[first + j, : (groups - TABLE_BYTES) // 2]
+            _add_exceptions(sums[:, j], left, exceptions)
+    return sums
+
+
+@compiled()
+def _add_exceptions(sums: Array, x: Array, exceptions: Array) -> None:
+    """To one output of all rows."""
+    for at in range(0, len(exceptions), 2):
+        column, bits = exceptions[at], exceptions[at + 1]
+        if bits == 0:
+            break
+        for row in range(len(sums)):
+            sums[row] += _wide(x[row, column]) * _wide(bits)
+
+
+@compiled()
+def _wide(bits: Any) -> Any:
+    """bfloat16 as float32, of which it is the upper half."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
