@@ -28,6 +28,7 @@ class Division:
         self.shares = shares
         self._phases: dict[str, tuple[Phase, ...]] = {}  # of each worker
         self._computing: dict[str, tuple[Phase, ...]] = {}  # of those with sequences
+        self._parts: dict[str, Part] = {}  # of who asked, until something changes
         self._untold: set[str] = set()  # who still computes by the shares of before
         self._changed_at = 0.0  # monotonic seconds
         _show(shares)
@@ -42,10 +43,12 @@ class Division:
     def begins(self, worker_id: str) -> None:
         """It holds a sequence now."""
         self._computing[worker_id] = self._phases.get(worker_id, ())
+        self._parts.clear()
 
     def rests(self, worker_id: str) -> None:
         """It holds nothing any more."""
         self._computing.pop(worker_id, None)
+        self._parts.clear()
         self._tell(worker_id)
 
     def change(self, shares: Shares) -> None:
@@ -53,6 +56,7 @@ class Division:
         if shares == self.shares:
             return
         self.shares = shares
+        self._parts.clear()
         self._changed_at = time.monotonic()
         self._untold = {"", *self._computing}
         self._tell("")  # so that a change that nobody waits for is noted, too
@@ -61,6 +65,11 @@ class Division:
     def part(self, worker_id: str) -> Part:
         """What this worker may take for its next step, which it is being told now."""
         self._tell(worker_id)
+        if worker_id not in self._parts:
+            self._parts[worker_id] = self._part(worker_id)
+        return self._parts[worker_id]
+
+    def _part(self, worker_id: str) -> Part:
         sides = Counter(self._computing.values())
         mine = self._computing.get(worker_id, ())
         if any(len(phases) != 1 for phases in sides):
