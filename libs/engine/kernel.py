@@ -11,14 +11,17 @@ import numpy as np
 from numba import prange
 
 from engine.compiled import compiled
+from engine.emitter import LANES
 from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.vectors import (
+    EIGHT,
     EVERYTHING,
     FIRST,
     SECOND,
     Part,
     moved,
     multiply_add,
+    multiply_two,
     prefetch,
     start_of,
 )
@@ -237,12 +240,21 @@ def _score(
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     scores[:] = 0.0
     left = Part(start_of(queries), 0, depth)
+    out = Part(start_of(scores), 0, scores.shape[1])
+    # As many rows as pass two blocks at once, where these are as wide as a vector.
+    done = num_rows - num_rows % EIGHT if size == LANES else 0
     for i in range(len(blocks)):
         block = blocks[i] * head.block_elements
-        keys = Part(head.memory, block + head.first_key, size)
         prefetch(head.memory, block + head.first_value, head.num_values)
-        out = Part(start_of(scores), i * size, scores.shape[1])
-        multiply_add(out, left, keys, (num_rows, depth, size), EVERYTHING)
+        keys = Part(head.memory, block + head.first_key, size)
+        first = done if i % 2 == 1 or i + 1 < len(blocks) else 0
+        some = moved(out, first, i * size), moved(left, first, 0)
+        multiply_add(*some, keys, (num_rows - first, depth, size), EVERYTHING)
+        if i % 2 == 1:
+            before = blocks[i - 1] * head.block_elements + head.first_key
+            for row in range(0, done, EIGHT):
+                some = moved(out, row, (i - 1) * size), moved(left, row, 0)
+                multiply_two(*some, Part(head.memory, before, size), keys, depth)
     if rule.softcap > 0.0:
         cap = np.float32(rule.softcap)
         factor = np.float32(rule.scaling) / cap

@@ -56,28 +56,39 @@ def weigh(
     Keys are (how many, the factor that their scores still need).
     """
     num_keys, scaling = keys
-    for row in range(sight.num_tokens * sight.group):
-        first, end = seen_by(sight, row // sight.group)
-        first, end = min(first, num_keys), min(end, num_keys)
-        start = row * scores.shape[1]
-        before, peak = running.greatest[row], np.float32(-np.inf)
+    num_rows, stride = sight.num_tokens * sight.group, scores.shape[1]
+    # In two passes: in each one a row need not wait for the row before.
+    for row in range(num_rows):
+        first, end = _seen_of(sight, row, num_keys)
         if first < end:
-            peak = greatest_of(start_of(scores), start + first, end - first) * scaling
-        greatest = max(before, peak)
+            at = row * stride + first
+            peak = greatest_of(start_of(scores), at, end - first) * scaling
+            before = running.greatest[row]
+            greatest = max(before, peak)
+            running.greatest[row] = greatest
+            if -np.inf < before != greatest:
+                _shrink(running, row, exponential(before - greatest))
+    packed = 4 // weights.itemsize
+    for row in range(num_rows):
+        greatest = running.greatest[row]
         if greatest == -np.inf:
             weights[row, :num_keys] = 0  # exp(-inf + inf) is no weight
             continue
-        running.greatest[row] = greatest
-        if before != greatest:
-            _shrink(running, row, exponential(before - greatest))
-        packed = 4 // weights.itemsize
+        first, end = _seen_of(sight, row, num_keys)
         running.total[row] += _weigh_row(
-            Part(start_of(scores), start, 0),
-            Part(start_of(weights), start // packed, 0),
+            Part(start_of(scores), row * stride, 0),
+            Part(start_of(weights), row * stride // packed, 0),
             (first, end, num_keys),
             scaling,
             greatest,
         )
+
+
+@compiled()
+def _seen_of(sight: Sight, row: int, num_keys: int) -> tuple[int, int]:
+    """Which keys at hand a row sees: from, to (not included)."""
+    first, end = seen_by(sight, row // sight.group)
+    return min(first, num_keys), min(end, num_keys)
 
 
 @intrinsic

@@ -44,11 +44,16 @@ class Case:
 
 
 def random_case(
-    seed: int, dtype: DType, heads: tuple[int, int], dims: tuple[int, int]
+    seed: int,
+    dtype: DType,
+    heads: tuple[int, int],
+    dims: tuple[int, int],
+    block_size: int | None = None,
 ) -> Case:
     """heads are (of queries, of keys), dims (of keys, of values)."""
     random = torch.Generator().manual_seed(seed)
-    block_size = int(torch.randint(3, 20, (), generator=random)) * PACKED[dtype]
+    any_size = int(torch.randint(3, 20, (), generator=random)) * PACKED[dtype]
+    block_size = block_size or any_size
     layer = LayerGeometry(num_kv_heads=heads[1], k_head_dim=dims[0], v_head_dim=dims[1])
     geometry = KVGeometry(layers=(layer, layer), dtype=dtype, block_size=block_size)
     order = torch.randperm(NUM_BLOCKS, generator=random).tolist()
@@ -99,6 +104,22 @@ def test_kernel_agrees_with_reference(
 ) -> None:
     """Any chunks, tables, heads, dims and rules: the answer is plain torch's."""
     case = random_case(len(repr(rule)) + dims[1], dtype, heads, dims)
+
+    found, expected = case.answers(rule)
+
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2), (7, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 1e-2)]
+)
+def test_blocks_as_wide_as_a_vector_are_scored_in_pairs(
+    dtype: DType, tolerance: float, heads: tuple[int, int], rule: ScoreRule
+) -> None:
+    """With eight rows or more; what is left of rows and blocks is scored as ever."""
+    case = random_case(len(repr(rule)), dtype, heads, (18, 16), block_size=16)
 
     found, expected = case.answers(rule)
 
