@@ -93,16 +93,21 @@ class CompressedLinear(nn.Module):
 def compress_weights(model: Any, tensors: dict[str, Tensor]) -> None:
     """Put a model's compressed weights among its tensors, in place of what they are of.
 
-    Weights that others hold too stay: embeddings are read row by row.
+    An embedding is read row by row and stays as it is; a last layer that shares its
+    memory is read as a whole in every step, and gets weights of its own.
     """
     parameters = model.named_parameters(remove_duplicate=False)
     holders = Counter(id(parameter) for _, parameter in parameters)
+    last = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if type(module) is nn.Linear and holders[id(module.weight)] == 1:
-            rows = compress(module.weight)
-            if rows is not None:
-                del tensors[f"{name}.weight"]
-                tensors[f"{name}.{_ROWS}"] = rows
+        if type(module) is not nn.Linear:
+            continue
+        if holders[id(module.weight)] > 1 and module is not last:
+            continue
+        rows = compress(module.weight)
+        if rows is not None:
+            del tensors[f"{name}.weight"]
+            tensors[f"{name}.{_ROWS}"] = rows
 
 
 def expect_compressed(model: nn.Module, names: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ def compute(core: Core, exchange: Exchange, publisher: Publisher) -> None:
         outcome = core.drain(exchange.work(is_idle=False))
         publisher.publish(outcome)
         exchange.say(outcome)
-        core.round(exchange.work(is_idle=False))  # releases what ended last
+        core.drain(exchange.work(is_idle=False))  # releases what ended last
     finally:
         exchange.end()
 
