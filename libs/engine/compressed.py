@@ -7,16 +7,15 @@ exceptions come last.
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.compression import GROUP_BYTES, TABLE_BYTES, num_groups
 from engine.matmul import AT_ONCE, bits_at, put_gated, put_linear, span_of, sums_of
-from engine.vectors import Part
+from engine.vectors import Part, pointer_to
 
 Array = Any
+bytes_at = pointer_to(types.uint8)
 _TILE_BYTES = 2**16  # about as many of weights are one task of few rows
 
 
@@ -24,16 +23,6 @@ _TILE_BYTES = 2**16  # about as many of weights are one task of few rows
 def compressed_tile(row_bytes: int) -> int:
     """Outputs of one task."""
     return -(-_TILE_BYTES // row_bytes // AT_ONCE) * AT_ONCE
-
-
-@intrinsic
-def bytes_at(typing: Any, address: Any) -> Any:
-    """An address as a pointer to bytes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.CPointer(types.uint8)(types.int64), generate
 
 
 @compiled()

@@ -8,34 +8,17 @@ from typing import Any
 
 import numpy as np
 from numba import carray, types
-from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.elementwise import narrow
 from engine.matmul import TILE, bits_at, put_gated, put_linear, span_of, sums_of
-from engine.vectors import Part
+from engine.vectors import Part, pointer_to
 
 Array = Any
 # Outputs of one task: as many bytes as of bfloat16. What is asked for ahead at its end is
 # another thread's, so half as many outputs would read a third of the weights in vain.
 INT8_TILE = 2 * TILE
-
-
-def _pointer_to(element: Any) -> Any:
-    """A function from an address to a pointer to such elements."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = context.get_value_type(signature.return_type)
-        return builder.inttoptr(arguments[0], pointer)
-
-    @intrinsic
-    def call(typing: Any, address: Any) -> Any:
-        return types.CPointer(element)(types.int64), generate
-
-    return call
-
-
-_bytes_at, _floats_at = _pointer_to(types.int8), _pointer_to(types.float32)
+_bytes_at, _floats_at = pointer_to(types.int8), pointer_to(types.float32)
 
 
 @compiled()

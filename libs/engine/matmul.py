@@ -19,7 +19,7 @@ from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
 from engine.emitter import INT, PAIRS, VECTOR, Emitter, emit_alone
-from engine.vectors import CACHE_LINE_BYTES, Part, moved, start_of
+from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
 AT_ONCE = 8  # outputs that all rows pass before the next: what a kernel takes at most
 TILE = 3 * AT_ONCE  # outputs of one task
@@ -101,16 +101,7 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
     return call
 
 
-@intrinsic
-def bits_at(typing: Any, address: Any) -> Any:
-    """An address as a pointer to bfloat16's bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(16).as_pointer())
-
-    return types.CPointer(types.uint16)(types.int64), generate
-
-
+bits_at = pointer_to(types.uint16)  # bfloat16
 _dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
 _dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
 _dots_1x4, _dots_1x1 = _dots(1, 4), _dots(1, 1)

@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -20,7 +19,7 @@ from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES
 from engine.emitter import INT, LANES, Emitter, emit_alone
 from engine.matmul import put_gated, put_linear, span_of
-from engine.vectors import CACHE_LINE_BYTES, Part, moved, start_of
+from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
 PANEL = 3 * LANES  # rows that are multiplied at once
 AT_ONCE = 8  # outputs that are: with so many rows they fill the registers
@@ -150,14 +149,7 @@ def _turn(typing: Any, out: Any, rows: Any, count: Any, depth: Any) -> Any:
     return types.void(out, rows, types.int64, types.int64), generate
 
 
-@intrinsic
-def words_at(typing: Any, address: Any) -> Any:
-    """An address as a pointer to pairs of bfloat16."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(32).as_pointer())
-
-    return types.CPointer(types.uint32)(types.int64), generate
+words_at = pointer_to(types.uint32)  # pairs of bfloat16
 
 
 @compiled()

@@ -41,6 +41,20 @@ class Part(NamedTuple):
     stride: int
 
 
+def pointer_to(element: Any) -> Any:
+    """A function from an address to a pointer to such elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = context.get_value_type(signature.return_type)
+        return builder.inttoptr(arguments[0], pointer)
+
+    @intrinsic
+    def call(typing: Any, address: Any) -> Any:
+        return types.CPointer(element)(types.int64), generate
+
+    return call
+
+
 def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
     """out += left @ right for `rows` rows and `vectors` x LANES columns.
 

@@ -324,11 +324,11 @@ def test_a_model_answers_as_with_plain_weights(
             assert (found - expected).norm() <= tolerance * expected.norm()
 
 
-def test_another_dtype_is_left_alone(stories: Path, memory_of: Fixture) -> None:
+def test_another_dtype_is_left_alone(make_model: Fixture, memory_of: Fixture) -> None:
     """
-    In float32 a model is transformers' own, weights and all.
+    In float32 a model is transformers' own, weights and all, also where they would fit.
     """
-    specs = memory_of(stories).checkpoint.tensors
+    specs = memory_of(make_model("LlamaConfig", **WIDE)).checkpoint.tensors
 
     assert {spec.dtype for spec in specs} == {"float32"}
 
