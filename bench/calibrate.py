@@ -129,6 +129,8 @@ def mesh(model: Path, paradigm: str) -> Iterator[str]:
         command += ["--run-dir", folder, "--port", "0", "--dtype", "bfloat16"]
         command += ["--kv-blocks", str(NUM_BLOCKS), "--block-size", str(BLOCK_SIZE)]
         command += ["--paradigm", paradigm]
+        if paradigm == "semi":
+            command += ["--shares", "50"]  # else they follow the queue
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
             assert up.stdout
             try:

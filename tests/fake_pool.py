@@ -13,6 +13,7 @@ from protocol.messages import (
     Decision,
     Failed,
     FinishReason,
+    ForgetShares,
     Phase,
     PoolStatus,
     PrefillJob,
@@ -141,7 +142,7 @@ class FakePool:
         self.script: Script = counting
         self.jobs: list[PrefillJob] = []
         self.cancelled: list[RequestId] = []
-        self.shares: list[Shares] = []
+        self.shares: list[Shares | ForgetShares] = []
 
     @property
     def job(self) -> PrefillJob:
@@ -190,5 +191,5 @@ class FakePool:
                 match decode_control(entry.fields[b"body"]):
                     case Cancel(request_id=request_id):
                         self.cancelled.append(request_id)
-                    case Shares() as shares:
-                        self.shares.append(shares)
+                    case Shares() | ForgetShares() as order:
+                        self.shares.append(order)

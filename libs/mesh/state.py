@@ -15,6 +15,16 @@ async def publish(
         await transaction.execute()
 
 
+async def withdraw(
+    redis: Redis, key: str, stream: str, body: bytes, max_len: int
+) -> None:
+    """Keep no value, and tell those who listen that there is none."""
+    async with redis.pipeline(transaction=True) as transaction:
+        transaction.delete(key)
+        transaction.xadd(stream, {"body": body}, maxlen=max_len)
+        await transaction.execute()
+
+
 async def kept(redis: Redis, key: str) -> bytes | None:
     """The value as it was last published, if it ever was."""
     return cast(bytes | None, await redis.get(key))

@@ -17,6 +17,8 @@ RequestId = NewType("RequestId", str)
 
 FinishReason = Literal["stop", "length", "abort"]
 Phase = Literal["prefill", "decode"]
+# Who a pool's shares are by: they follow its queue, its settings fix them, or an order.
+SharesBy = Literal["queue", "start", "order"]
 
 
 class PrefillJob(Message):
@@ -89,6 +91,12 @@ class Shares(Message):
         return f"{self.prefill}/{self.decode}"
 
 
+class ForgetShares(Message):
+    """Nobody's order holds any more: the shares are again what they are at the start."""
+
+    type: Literal["forget_shares"] = "forget_shares"
+
+
 class Latencies(Message):
     """What one gateway measured of a pool in a while."""
 
@@ -99,6 +107,7 @@ class Latencies(Message):
 
 
 Reason = Literal[
+    "begins",
     "too few requests",
     "settling",
     "both hold",
@@ -268,6 +277,7 @@ class PoolStatus(Message):
     quarantined: int
     counts: PoolCounts = PoolCounts()
     shares: Shares = Shares(prefill=100, decode=100)
+    shares_by: SharesBy = "start"
 
     def summary(self) -> dict[str, Any]:
         """As `tandem status --json` and `GET /v1/pools` show it."""
@@ -283,18 +293,19 @@ class PoolStatus(Message):
             "blocks": self.model_dump(include=set(BLOCK_STATES)),
             "counts": self.counts.model_dump(),
             "shares": self.shares.model_dump(exclude={"type"}),
+            "shares_by": self.shares_by,
             "prefix_cache_hit_rate": round(self.counts.hit_rate, 4),
         }
 
 
-Control = Annotated[Cancel | Shares, Field(discriminator="type")]
+Control = Annotated[Cancel | Shares | ForgetShares, Field(discriminator="type")]
 Job = Annotated[PrefillJob | DecodeJob, Field(discriminator="type")]
 Reply = Annotated[TokenEvents | Failed, Field(discriminator="type")]
 Status = Annotated[WorkerStatus | PoolStatus, Field(discriminator="type")]
 
 decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
 decode_transfer: Decoder[TransferJob] = Decoder(TransferJob)
-decode_control: Decoder[Cancel | Shares] = Decoder(Control)
+decode_control: Decoder[Cancel | Shares | ForgetShares] = Decoder(Control)
 decode_shares: Decoder[Shares] = Decoder(Shares)
 decode_latencies: Decoder[Latencies] = Decoder(Latencies)
 decode_decision: Decoder[Decision] = Decoder(Decision)

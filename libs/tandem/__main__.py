@@ -125,7 +125,7 @@ def status(
 
 @app.command()
 def shares(
-    percents: of.Percents = None,
+    new: of.NewShares = None,
     pool: of.WhichPool = "",
     run_dir: of.RunDir = RUN_DIR,
     redis_url: of.RedisUrl = "",
@@ -134,7 +134,8 @@ def shares(
     """Show how prefill and decode share the machine, or change it: tandem shares 60 40.
 
     In percent, for while both phases compute; together they may be more than 100: then
-    the phases compete. It changes between two steps, and no answer is lost.
+    the phases compete. It changes between two steps, and no answer is lost. With auto
+    they are again what they are at the start: without --shares they follow the queue.
     """
     from tandem.rundir import address_of
     from tandem.shares import run
@@ -143,7 +144,7 @@ def shares(
     run(
         address.redis_url if address else redis_url,
         pool or (address.pool if address else "default"),
-        percents or [],
+        new or [],
         as_json=json,
     )
 

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from tandem import options as of
 
-SYSTEMS = "fused,disaggregated,semi-50,semi-100,semi-dynamic"
+SYSTEMS = "fused,disaggregated,semi,semi-50,semi-100,semi-dynamic"
 
 experiment = typer.Typer(
     name="experiment", help="Measure real meshes under load, and draw what was found."

@@ -116,7 +116,7 @@ Shares = Annotated[
         max=99,
         help="Percent for prefill at first, while both phases compute; the rest is for "
         "decode. See tandem shares.",
-        show_default="50 on a CPU, no split of a GPU",
+        show_default="by the queue on a CPU, no split of a GPU",
     ),
 ]
 ShareLadder = Annotated[
@@ -209,13 +209,11 @@ Url = Annotated[
 Workers = Annotated[
     list[str], Argument(help="Like decode=3 or prefill=2.", metavar="KIND=NUMBER...")
 ]
-Percents = Annotated[
-    list[int] | None,
+NewShares = Annotated[
+    list[str] | None,
     Argument(
-        min=1,
-        max=100,
-        help="Of prefill and of decode.",
-        metavar="[PREFILL DECODE]",
+        help="Percents of prefill and of decode, or auto.",
+        metavar="[PREFILL DECODE | auto]",
         show_default=False,
     ),
 ]

@@ -9,21 +9,28 @@ from rich.console import Console
 
 from mesh.connect import LOST, connect
 from mesh.errors import ConfigurationError
-from mesh.state import kept, publish
+from mesh.state import kept, publish, withdraw
 from mesh.timing import every
 from protocol import keys
-from protocol.messages import PoolStatus, Shares, WorkerStatus, decode_status
+from protocol.messages import (
+    ForgetShares,
+    PoolStatus,
+    Shares,
+    WorkerStatus,
+    decode_status,
+)
 from protocol.wire import encode
 from tandem.status import read, shares_table
 
 HEARD_SECONDS = 5.0  # for the store to say that it has them
 POLL_SECONDS = 0.05
+AUTO = "auto"
 
 
-def run(redis_url: str, pool: str, percents: list[int], *, as_json: bool) -> None:
+def run(redis_url: str, pool: str, new: list[str], *, as_json: bool) -> None:
     """Set what is asked for, if anything, and print what is in force."""
-    if percents:
-        asyncio.run(_change(redis_url, pool, _shares(percents)))
+    if new:
+        asyncio.run(_change(redis_url, pool, _asked(new)))
     everyone, pools = asyncio.run(read(redis_url))
     everyone = [each for each in everyone if each.pool == pool]
     pools = [each for each in pools if each.pool == pool]
@@ -40,29 +47,34 @@ def as_dict(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> dict[str, 
         "shares": {
             each.pool: each.shares.model_dump(exclude={"type"}) for each in pools
         },
+        "by": {each.pool: each.shares_by for each in pools},
         "workers": [each.model_dump(include=shown) for each in everyone if each.phases],
     }
 
 
-def _shares(percents: list[int]) -> Shares:
-    if len(percents) != 2:
-        raise ConfigurationError("say both shares, like: tandem shares 60 40")
-    prefill, decode = percents
-    return Shares(prefill=prefill, decode=decode)
+def _asked(new: list[str]) -> Shares | None:
+    """None: nobody's any more."""
+    if new == [AUTO]:
+        return None
+    try:
+        prefill, decode = map(int, new)
+        return Shares(prefill=prefill, decode=decode)
+    except ValueError:
+        raise ConfigurationError(
+            "say both shares, 1 to 100, like: tandem shares 60 40; or: tandem shares auto"
+        ) from None
 
 
-async def _change(redis_url: str, pool: str, shares: Shares) -> None:
+async def _change(redis_url: str, pool: str, shares: Shares | None) -> None:
     try:
         async with connect(redis_url) as redis:
-            if await _shares_of(redis, pool) is None:
+            if await _status_of(redis, pool) is None:
                 raise ConfigurationError(f"no pool {pool} lives at this Redis")
-            stream, body = keys.control(pool), encode(shares)
-            await publish(
-                redis, keys.shares(pool), stream, body, keys.MAX_CONTROL_ENTRIES
-            )
+            await _order(redis, pool, shares)
             async with asyncio.timeout(HEARD_SECONDS):
                 async for _ in every(POLL_SECONDS, asyncio.Event()):
-                    if await _shares_of(redis, pool) == shares:
+                    status = await _status_of(redis, pool)
+                    if status and _are_those(status, shares):
                         return
     except TimeoutError:
         raise ConfigurationError(
@@ -74,8 +86,21 @@ async def _change(redis_url: str, pool: str, shares: Shares) -> None:
         ) from None
 
 
-async def _shares_of(redis: Redis, pool: str) -> Shares | None:
-    """As the store tells them; None if there is no store."""
+async def _order(redis: Redis, pool: str, shares: Shares | None) -> None:
+    key, stream = keys.shares(pool), keys.control(pool)
+    order = encode(shares or ForgetShares())
+    tell = publish if shares else withdraw
+    await tell(redis, key, stream, order, keys.MAX_CONTROL_ENTRIES)
+
+
+def _are_those(status: PoolStatus, shares: Shares | None) -> bool:
+    if shares is None:
+        return status.shares_by != "order"
+    return status.shares_by == "order" and status.shares == shares
+
+
+async def _status_of(redis: Redis, pool: str) -> PoolStatus | None:
+    """As the store tells it; None if there is no store."""
     body = await kept(redis, keys.pool(pool))
     status = decode_status(body) if body else None
-    return status.shares if isinstance(status, PoolStatus) else None
+    return status if isinstance(status, PoolStatus) else None

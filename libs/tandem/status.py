@@ -138,7 +138,7 @@ def _counts_table(pools: list[PoolStatus]) -> Table:
 
 def shares_table(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> Table:
     """What each worker may take of the machine, beside what its pool's shares are."""
-    shares = {pool.pool: str(pool.shares) for pool in pools}
+    shares = {pool.pool: _in_words(pool) for pool in pools}
     table = Table(title="shares of prefill and decode", title_justify="left")
     for column in ("pool", "in force", "worker", "in its last step"):
         table.add_column(column)
@@ -147,6 +147,11 @@ def shares_table(everyone: list[WorkerStatus], pools: list[PoolStatus]) -> Table
             in_force = shares.get(worker.pool, "")
             table.add_row(worker.pool, in_force, worker.worker_id, _taken_by(worker))
     return table
+
+
+def _in_words(pool: PoolStatus) -> str:
+    by = ", by the queue" if pool.shares_by == "queue" else ""
+    return f"{pool.shares}{by}"
 
 
 def _taken_by(worker: WorkerStatus) -> str:

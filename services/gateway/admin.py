@@ -12,10 +12,10 @@ from gateway.pool import PoolView
 from gateway.pools import Pools
 from gateway.settings import Settings
 from mesh.connect import FAILED
-from mesh.state import publish
+from mesh.state import publish, withdraw
 from mesh.streams import newest
 from protocol import keys
-from protocol.messages import Shares, decode_decision
+from protocol.messages import ForgetShares, Shares, decode_decision
 from protocol.wire import encode
 
 SHOWN_DECISIONS = 100
@@ -40,6 +40,7 @@ class Admin:
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/v1/pools/{pool}/shares", self.shares)
         app.router.add_post("/v1/pools/{pool}/shares", self.share)
+        app.router.add_delete("/v1/pools/{pool}/shares", self.unshare)
         app.router.add_get("/v1/pools/{pool}/decisions", self.decisions)
 
     async def shares(self, request: web.Request) -> web.Response:
@@ -55,7 +56,8 @@ class Admin:
             if member.phases and member.pool == name
         ]
         shares = status.shares.model_dump(exclude={"type"})
-        return web.json_response({"shares": shares, "workers": workers})
+        found = {"shares": shares, "by": status.shares_by, "workers": workers}
+        return web.json_response(found)
 
     async def share(self, request: web.Request) -> web.Response:
         """Change it; workers follow between two steps."""
@@ -68,6 +70,20 @@ class Admin:
         except FAILED:
             raise Unavailable("The message queue is away.") from None
         return web.json_response({"shares": shares.model_dump(exclude={"type"})})
+
+    async def unshare(self, request: web.Request) -> web.Response:
+        """They are again what they are at the start; on a CPU they follow the queue."""
+        name, _ = self._found(request)
+        key, stream, body = (
+            keys.shares(name),
+            keys.control(name),
+            encode(ForgetShares()),
+        )
+        try:
+            await withdraw(self._redis, key, stream, body, keys.MAX_CONTROL_ENTRIES)
+        except FAILED:
+            raise Unavailable("The message queue is away.") from None
+        return web.json_response({"shares": None})
 
     async def decisions(self, request: web.Request) -> web.Response:
         """What became of the shares in the latest windows, the newest first."""

@@ -16,7 +16,7 @@ from gateway.pool import PoolView
 from gateway.pools import Pools
 from gateway.respond import Work, respond
 from gateway.settings import Settings
-from protocol.messages import InForce, WorkerStatus
+from protocol.messages import InForce, PoolStatus, WorkerStatus
 
 DEFAULT_COMPLETION_TOKENS = 16
 
@@ -47,7 +47,7 @@ class Handlers:
             status.summary()
             | {
                 "ready": view.is_ready,
-                "shares_by": self._shares_by(view),
+                "shares_by": self._shares_by(view, status),
                 "workers": _workers(view.members, status.pool),
             }
             for view in self._pools.views
@@ -56,11 +56,13 @@ class Handlers:
         slo = self._settings.goals.summary()
         return web.json_response({"object": "list", "data": pools, "slo": slo})
 
-    def _shares_by(self, view: PoolView) -> str:
+    def _shares_by(self, view: PoolView, status: PoolStatus) -> str:
         """Who decides them; empty where no phase has one."""
         if not view.is_divided:
             return ""
-        return "controller" if self._settings.steers else "people"
+        if self._settings.steers:
+            return "controller"
+        return "queue" if status.shares_by == "queue" else "people"
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         arrived = Arrived.now()

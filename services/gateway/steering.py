@@ -20,6 +20,7 @@ from gateway.controller import Controller, Verdict
 from gateway.errors import Unavailable
 from gateway.latencies import Meter
 from gateway.pool import PoolView
+from gateway.splits import WHOLE
 from gateway.windows import Goals, Window, finite
 from mesh import metrics
 from mesh.connect import FAILED
@@ -59,6 +60,11 @@ class Steered:
         except Unavailable:
             return None
         return self.view.statuses[0].shares if self.view.is_divided else None
+
+    @property
+    def follows_queue(self) -> bool:
+        """Nobody has decided anything yet."""
+        return self.view.statuses[0].shares_by == "queue"
 
 
 @dataclass(slots=True)
@@ -145,8 +151,11 @@ class Steering:
             return
         load = collected.num_prompt_tokens / seconds
         window = Window(before, collected.ttfts, collected.tpots, load)
-        verdict = controller.decide(window)
-        if verdict.shares != before:
+        if self._pool.follows_queue:
+            verdict = Verdict(WHOLE, "begins")
+        else:
+            verdict = controller.decide(window)
+        if self._pool.follows_queue or verdict.shares != before:
             await publish_shares(self._redis, self._pool.name, verdict.shares)
         await self._tell(self._decision(window, verdict))
 

@@ -33,6 +33,7 @@ from mesh.timing import every, pause
 from protocol import keys
 from protocol.messages import (
     Cancel,
+    ForgetShares,
     Shares,
     WorkerStatus,
     decode_control,
@@ -215,12 +216,21 @@ async def obey(
                     pool.cancel(request_id)
                 case Shares():
                     pool.division.change(order)
+                case ForgetShares():
+                    pool.division.change(None)
             on_change()
 
 
 def facts(pool: Pool) -> dict[str, str]:
     """What `/health` says of the store."""
-    return {"sharing": pool.memory.sharing} if pool.store else {}
+    if pool.store is None:
+        return {}
+    division = pool.division
+    return {
+        "sharing": pool.memory.sharing,
+        "shares": str(division.shares),
+        "shares_by": division.shares_by,
+    }
 
 
 def recall_shares(pool: Pool, body: bytes | None) -> None:

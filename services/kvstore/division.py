@@ -7,16 +7,16 @@ later needs to be told nothing.
 
 import time
 from collections import Counter
+from collections.abc import Collection
 
 import structlog
 
 from kv.operations import Part
+from kvstore.by_queue import ByQueue
 from mesh import metrics
-from protocol.messages import Phase, Shares
+from protocol.messages import Phase, Shares, SharesBy
 
 ALL = 100  # percent
-HALVES = Shares(prefill=50, decode=50)
-WHOLE = Shares(prefill=100, decode=100)  # for both: they compete
 
 logger = structlog.get_logger()
 
@@ -24,14 +24,28 @@ logger = structlog.get_logger()
 class Division:
     """Who computes, and the shares of the phases."""
 
-    def __init__(self, shares: Shares = HALVES) -> None:
-        self.shares = shares
+    def __init__(self, first: Shares | None = None) -> None:
+        """`first` are in force until others are ordered; None: they follow the queue."""
+        self._first = first
+        self._ordered: Shares | None = None
+        self._by_queue = ByQueue()
         self._phases: dict[str, tuple[Phase, ...]] = {}  # of each worker
         self._computing: dict[str, tuple[Phase, ...]] = {}  # of those with sequences
         self._parts: dict[str, Part] = {}  # of who asked, until something changes
         self._untold: set[str] = set()  # who still computes by the shares of before
         self._changed_at = 0.0  # monotonic seconds
-        _show(shares)
+        _show(self.shares)
+
+    @property
+    def shares(self) -> Shares:
+        """In force."""
+        return self._ordered or self._first or self._by_queue.shares
+
+    @property
+    def shares_by(self) -> SharesBy:
+        if self._ordered:
+            return "order"
+        return "start" if self._first else "queue"
 
     def join(self, worker_id: str, phases: tuple[Phase, ...]) -> None:
         self._phases[worker_id] = phases
@@ -51,16 +65,31 @@ class Division:
         self._parts.clear()
         self._tell(worker_id)
 
-    def change(self, shares: Shares) -> None:
-        """In force for each worker from its next step on."""
-        if shares == self.shares:
+    def change(self, ordered: Shares | None) -> None:
+        """In force for each worker from its next step on; None: as at the start."""
+        before = self.shares
+        self._ordered = ordered
+        if self.shares == before:
             return
-        self.shares = shares
-        self._parts.clear()
         self._changed_at = time.monotonic()
         self._untold = {"", *self._computing}
         self._tell("")  # so that a change that nobody waits for is noted, too
-        _show(shares)
+        self._apply()
+
+    def see_queue(self, missing: Collection[int]) -> None:
+        """Of each prompt that a worker has, the tokens that it still needs."""
+        before = self.shares
+        self._by_queue.see(missing)
+        if self.shares != before:
+            self._apply()
+
+    def has_prompts(self, worker_id: str) -> bool:
+        """Whether it computes them, and nothing else."""
+        return self._phases.get(worker_id) == ("prefill",)
+
+    def _apply(self) -> None:
+        self._parts.clear()
+        _show(self.shares)
 
     def part(self, worker_id: str) -> Part:
         """What this worker may take for its next step, which it is being told now."""

@@ -179,4 +179,5 @@ class Pool:
             quarantined=blocks.num_quarantined,
             counts=store.counts.message(),
             shares=self.division.shares,
+            shares_by=self.division.shares_by,
         )

@@ -99,6 +99,10 @@ class SequenceRecord:
     def is_prompt_computed(self) -> bool:
         return self.num_computed_tokens >= self.num_prompt_slots
 
+    @property
+    def num_missing_prompt_tokens(self) -> int:
+        return self.num_prompt_slots - self.num_computed_tokens
+
     def record(self, step: Progress) -> range:
         """Take a step in; the answer is which blocks it filled."""
         before = self.num_full_blocks

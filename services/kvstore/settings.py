@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from kv.cuda import Wanted
-from kvstore.division import HALVES, WHOLE
+from kvstore.by_queue import WHOLE
 from mesh.settings import ServiceSettings
 from protocol.memory import Device
 from protocol.messages import Shares
@@ -28,11 +28,12 @@ class Settings(ServiceSettings):
     transfer_port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
     check_seconds: float = Field(default=0, ge=0)  # between self-checks; 0: none
     max_waiting: int = Field(default=4096, ge=1)  # sequences that wait for blocks
-    shares: int = Field(default=0, ge=0, lt=100)  # percent for prefill; 0: as below
+    shares: int = Field(default=0, ge=0, lt=100)  # percent for prefill; 0: see below
 
     @property
-    def first_shares(self) -> Shares:
-        """Until others are published: as asked, else halves of a CPU or a whole GPU."""
+    def first_shares(self) -> Shares | None:
+        """Until others are ordered: as asked, else those of a whole GPU, and on a CPU
+        none: there they follow the queue."""
         if self.shares:
             return Shares(prefill=self.shares, decode=100 - self.shares)
-        return HALVES if self.device == "cpu" else WHOLE
+        return None if self.device == "cpu" else WHOLE

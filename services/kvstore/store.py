@@ -154,6 +154,7 @@ class Store:
         self._serve_line()
         named += self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
+        self._look_at_queue(worker_id)
         # Unchecked: it is the answer to every step.
         return Advanced.model_construct(
             growth=tuple(growth), gone=tuple(gone), part=self.division.part(worker_id)
@@ -438,7 +439,21 @@ class Store:
         self._owned.setdefault(worker_id, {})[record.request_id] = record
         if worker_id not in self._carriers:
             self.division.begins(worker_id)
+            self._look_at_queue(worker_id)
         return record.as_answer(self.division.part(worker_id))
+
+    def _look_at_queue(self, worker_id: str) -> None:
+        """Shares may follow it. Only who computes prompts makes it longer or shorter."""
+        if not self.division.has_prompts(worker_id):
+            return
+        missing = [
+            record.num_missing_prompt_tokens
+            for peer, held in self._owned.items()
+            if self.division.has_prompts(peer)
+            for record in held.values()
+            if not record.is_prompt_computed
+        ]
+        self.division.see_queue(missing)
 
     def _park(self, record: SequenceRecord) -> None:
         if record.is_due:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from waiting import wait_until
 
 from protocol import keys
-from protocol.messages import Shares, decode_shares
+from protocol.messages import ForgetShares, Shares, decode_shares
 
 SHARES = "/v1/pools/default/shares"
 AS_JSON = {"Content-Type": "application/json"}
@@ -23,6 +23,7 @@ async def test_shares_are_shown(client: aiohttp.ClientSession, pool: FakePool) -
         shown = await response.json()
 
     assert shown["shares"] == {"prefill": 100, "decode": 100}
+    assert shown["by"] == "start"
     assert {worker["worker_id"] for worker in shown["workers"]} == {
         "prefill-default",
         "decode-default",
@@ -41,6 +42,19 @@ async def test_shares_are_changed(
     assert (response.status, answer) == (200, {"shares": ASKED})
     assert pool.shares == [Shares(**ASKED)]
     assert decode_shares(await redis.get(keys.shares("default"))) == Shares(**ASKED)
+
+
+async def test_shares_are_taken_back(
+    client: aiohttp.ClientSession, pool: FakePool, redis: Redis
+) -> None:
+    """The pool is told, and nothing is kept for a store that starts anew."""
+    async with client.post(SHARES, json=ASKED), client.delete(SHARES) as response:
+        answer = await response.json()
+
+    await wait_until(lambda: len(pool.shares) == 2)
+    assert (response.status, answer) == (200, {"shares": None})
+    assert pool.shares[-1] == ForgetShares()
+    assert await redis.get(keys.shares("default")) is None
 
 
 @pytest.mark.parametrize(
@@ -78,12 +92,12 @@ async def test_shares_of_another_type_are_refused(
     assert pool.shares == []
 
 
-@pytest.mark.parametrize("ask", ["get", "post"])
+@pytest.mark.parametrize("ask", ["get", "post", "delete"])
 async def test_another_pool_is_unknown(
     client: aiohttp.ClientSession, pool: FakePool, ask: str
 ) -> None:
     """A gateway answers for its own pool only."""
-    call: dict[str, Any] = {"get": {}, "post": {"json": ASKED}}[ask]
+    call: dict[str, Any] = {"post": {"json": ASKED}}.get(ask, {})
     async with client.request(ask, "/v1/pools/other/shares", **call) as response:
         error = (await response.json())["error"]
 

@@ -2,11 +2,14 @@
 
 import aiohttp
 import pytest
-from fake_pool import FakePool, saying, tokens
+from fake_pool import FakePool, pool_status, saying, tokens
+from redis.asyncio import Redis
 from server_sent import events
 from waiting import wait_until
 
 from gateway.model import Model
+from protocol import keys
+from protocol.wire import encode
 
 EOS = 1
 ONCE_UPON_A_TIME = [403, 407, 261, 378]
@@ -304,3 +307,18 @@ async def test_the_pool_shows_itself(
     assert shown["prefix_cache_hit_rate"] == 0
     assert {worker["service"] for worker in shown["workers"]} >= {"prefill", "decode"}
     assert shown["shares_by"] == "people"
+
+
+async def test_who_shares_are_by_is_shown(
+    client: aiohttp.ClientSession, pool: FakePool, redis: Redis
+) -> None:
+    """Nobody but the queue, as long as nobody sets any and no SLO is followed."""
+    body = encode(pool_status(shares_by="queue"))
+
+    async def shown() -> bool:
+        await redis.set(keys.pool("default"), body)
+        async with client.get("/v1/pools") as response:
+            (pool,) = (await response.json())["data"]
+        return bool(pool["shares_by"] == "queue")
+
+    await wait_until(shown)

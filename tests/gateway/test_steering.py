@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
-from fake_pool import POOL, FakePool, decision
+from fake_pool import POOL, FakePool, decision, pool_status
 from redis.asyncio import Redis
 from waiting import wait_until
 
@@ -79,6 +79,24 @@ async def test_the_shares_follow_what_gateways_measure(
     assert (decided.seen_ttft_seconds, decided.seen_tpot_seconds) == (0.9, 0.01)
     assert (decided.expected_ttft_seconds or 9.0) < 0.9
     assert decided.load > 0
+
+
+async def test_it_begins_with_the_whole_machine_for_both(
+    redis: Redis, pool: FakePool
+) -> None:
+    """
+    Shares that nobody set follow the queue; a leader sets some at its first window, so
+    that what it sees is of these.
+    """
+    status = pool_status(shares=Shares(prefill=50, decode=50), shares_by="queue")
+    await redis.set(keys.pool(POOL), encode(status))
+
+    async with steering(redis, "g1"):
+        await wait_until(lambda: pool.shares)
+
+    begun = (await decisions(redis))[-1]
+    assert pool.shares[0] == begun.shares == Shares(prefill=100, decode=100)
+    assert (begun.before, begun.reason) == (status.shares, "begins")
 
 
 async def test_one_gateway_leads_and_another_follows_it(

@@ -15,13 +15,14 @@ from kvstore.app import obey, snapshot
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
 from kvstore.store import MAX_DEATHS
-from mesh.state import publish
+from mesh.state import publish, withdraw
 from mesh.streams import Mailbox, send
 from protocol import keys
 from protocol.messages import (
     Cancel,
     DecodeJob,
     Failed,
+    ForgetShares,
     PoolStatus,
     RequestId,
     Shares,
@@ -192,6 +193,27 @@ async def test_shares_are_obeyed_and_outlive_the_store(
         await wait_until(lambda: later.division.shares == shares)
 
     assert pool.status() == later.status()
+
+
+async def test_shares_that_are_taken_back_are_in_force_no_more(
+    redis: Redis, pool: Pool
+) -> None:
+    """
+    They follow the queue again, also for a store that starts anew.
+    """
+    shares, later = Shares(prefill=70, decode=30), loaded_pool(10)
+    where = keys.shares("p"), keys.control("p")
+
+    async with obeying(redis, pool):
+        await wait_until(lambda: blocked_clients(redis))
+        await publish(redis, *where, encode(shares), max_len=10)
+        await wait_until(lambda: pool.division.shares_by == "order")
+        await withdraw(redis, *where, encode(ForgetShares()), max_len=10)
+        await wait_until(lambda: pool.division.shares_by == "queue")
+    async with obeying(redis, later):
+        await wait_until(lambda: blocked_clients(redis))
+
+    assert later.division.shares_by == "queue"
 
 
 def test_the_heartbeat_tells_of_process_and_pool(pool: Pool) -> None:

@@ -4,10 +4,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kv.operations import Part
+from kvstore.by_queue import HALVES, WHOLE
 from kvstore.division import Division
 from protocol.messages import Phase, Shares
 
 SHARES = Shares(prefill=70, decode=40)
+PILE = [1024] * 3  # prompts of so many tokens
 
 
 @pytest.fixture
@@ -120,3 +122,41 @@ def test_the_same_shares_again_are_no_change(division: Division) -> None:
     division.change(Shares(prefill=100, decode=100))
 
     assert (same - before, changes() - before) == (0, 1)
+
+
+def test_where_nobody_set_any_they_follow_the_queue() -> None:
+    """
+    Halves while few prompts wait, everything for both while they pile up; workers hear of
+    it at their next steps.
+    """
+    division = Division()
+    division.join("p", ("prefill",))
+    division.join("d", ("decode",))
+    calm = parts(division, "p", "d")
+
+    division.see_queue(PILE)
+    piled_up = [division.part(worker) for worker in ("p", "d")]
+    division.see_queue([])
+
+    assert calm == [Part(50, 1)] * 2
+    assert piled_up == [Part(100, 1)] * 2
+    assert division.part("d") == Part(50, 1)
+    assert (division.shares, division.shares_by) == (HALVES, "queue")
+
+
+@pytest.mark.parametrize("first", [None, SHARES], ids=["the queue", "settings"])
+def test_an_order_comes_before_all_until_it_is_taken_back(first: Shares | None) -> None:
+    """
+    What was ordered holds whatever waits; without it they are what they are by settings
+    or, where these say nothing, by the queue as it is by then.
+    """
+    division, ordered = Division(first), Shares(prefill=20, decode=80)
+
+    division.change(ordered)
+    division.see_queue(PILE)
+    meanwhile = division.shares, division.shares_by
+    division.change(None)
+
+    assert meanwhile == (ordered, "order")
+    assert division.shares == (first or WHOLE)
+    assert division.shares_by == ("start" if first else "queue")

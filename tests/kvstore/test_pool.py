@@ -42,7 +42,18 @@ def test_it_says_how_its_memory_is_shared(pool: Pool) -> None:
     status = decode_status(values[keys.pool("p")])
     way = REGISTRY.get_sample_value("tandem_memory_sharing_info", {"way": "memfd"})
     assert isinstance(status, PoolStatus)
-    assert (status.sharing, facts(pool), way) == ("memfd", {"sharing": "memfd"}, 1)
+    assert (status.sharing, facts(pool)["sharing"], way) == ("memfd", "memfd", 1)
+
+
+def test_it_says_its_shares_and_whom_they_are_by(pool: Pool) -> None:
+    """
+    Its status and its health have the same words for it.
+    """
+    status = pool.status()
+
+    assert status
+    assert (str(status.shares), status.shares_by) == ("50/50", "queue")
+    assert facts(pool).items() >= {"shares": "50/50", "shares_by": "queue"}.items()
 
 
 def test_only_who_holds_something_can_lose_it(pool: Pool) -> None:

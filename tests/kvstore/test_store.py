@@ -310,3 +310,27 @@ def test_workers_hear_of_those_who_compute_beside_them(store: Store) -> None:
 
     assert (alone.part, together.part) == (Part(100, 1), Part(100, 2))
     assert (both, after) == (Part(100, 2), Part(100, 1))
+
+
+def test_prompts_that_pile_up_get_the_whole_machine_until_they_are_done() -> None:
+    """
+    Where nobody set shares both phases hear of halves, of everything while a prefill
+    worker has many prompts, and of halves again with the last but one of them.
+    """
+    store = Store(GEOMETRY, num_blocks=2000, max_waiting=3)
+    store.division.join("p", ("prefill",))
+    store.division.join("d", ("decode",))
+    store.park([held(prefilled(store, prefill_job("r1"), "p"))], "p")
+    (decoding,) = adopted(store, "d")
+
+    jobs = [prefill_job(f"r{n}", 1024, max_tokens=8) for n in (2, 3, 4)]
+    prompts = [admitted(store, job, "p") for job in jobs]
+    of_decode = [store.advance([step(decoding, 7, 50)], "d").part.percent]
+    of_prefill = [record.part.percent for record in prompts]
+    for record in prompts[:2]:
+        of_prefill.append(store.advance([step(record, 1024, 9)], "p").part.percent)
+    of_decode.append(store.advance([step(decoding, 8, 51)], "d").part.percent)
+
+    assert of_prefill == [50, 50, 100, 100, 50]
+    assert of_decode == [100, 50]
+    store.check()

@@ -9,6 +9,7 @@ from protocol.messages import (
     Cancel,
     DecodeJob,
     Failed,
+    ForgetShares,
     InForce,
     PoolStatus,
     RequestId,
@@ -64,7 +65,8 @@ def test_orders_survive_the_wire() -> None:
     """
     A pool's control stream has cancels and shares, told apart by their tags.
     """
-    orders = [Cancel(request_id=RequestId("r1")), Shares(prefill=100, decode=1)]
+    cancel, shares = Cancel(request_id=RequestId("r1")), Shares(prefill=100, decode=1)
+    orders = [cancel, shares, ForgetShares()]
 
     assert [decode_control(encode(order)) for order in orders] == orders
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from typing import Any
 
 import aiohttp
 from running import RunningMesh
@@ -50,15 +51,24 @@ def changes(mesh: RunningMesh) -> list[dict[str, float]]:
     return [json.loads(line) for line in log.splitlines() if "shares.changed" in line]
 
 
-def test_a_person_changes_them(mesh: RunningMesh) -> None:
+def test_a_person_changes_them_and_takes_that_back(mesh: RunningMesh) -> None:
     """
-    `tandem shares` sets them, and shows what is in force for whom.
+    `tandem shares` sets them, and shows what is in force for whom; with `auto` they follow
+    the queue again, which is empty here.
     """
-    command = [sys.executable, "-m", "tandem", "shares", "50", "50", "--json"]
-    command += ["--run-dir", str(mesh.run_dir)]
+    printed = shares(mesh, "70", "60")
+    after = shares(mesh, "auto")
 
-    printed = json.loads(subprocess.check_output(command, text=True, timeout=60))
-
-    assert printed["shares"] == {"default": {"prefill": 50, "decode": 50}}
+    assert printed["shares"] == {"default": {"prefill": 70, "decode": 60}}
+    assert printed["by"] == {"default": "order"}
     assert len(printed["workers"]) == 4
     assert all(each["computes_on"].endswith("cores") for each in printed["workers"])
+    assert after["shares"] == {"default": {"prefill": 50, "decode": 50}}
+    assert after["by"] == {"default": "queue"}
+
+
+def shares(mesh: RunningMesh, *new: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tandem", "shares", *new, "--json"]
+    command += ["--run-dir", str(mesh.run_dir)]
+    printed = subprocess.check_output(command, text=True, timeout=60)
+    return dict(json.loads(printed))

@@ -62,7 +62,10 @@ WRONG = {
     ),
     "a Redis URL": (["up", "--model", MODEL, "--redis-url", "here"], "Redis URL"),
     "one share of two": (["shares", "60", "--redis-url", "x"], "say both shares"),
-    "a share beyond all": (["shares", "101", "40"], "'[PREFILL DECODE]'"),
+    "a share beyond all": (
+        ["shares", "101", "40", "--redis-url", "x"],
+        "say both shares, 1 to 100",
+    ),
     "no mesh to share": (["shares", "--run-dir", "nowhere"], "no mesh runs in nowhere"),
     "a device nobody knows": (
         ["simulate", "--device", "abacus"],

@@ -42,6 +42,10 @@ def _apart(blocks: int) -> tuple[str, ...]:
     return "--paradigm", "disaggregated", "--kv-blocks", str(blocks // 2)
 
 
+def _by_queue(blocks: int, _: SLO) -> System:
+    return System("semi", ("--kv-blocks", str(blocks)))
+
+
 def _halves(blocks: int, _: SLO) -> System:
     return System("semi-50", ("--kv-blocks", str(blocks)), (50, 50))
 
@@ -66,6 +70,7 @@ KINDS: dict[str, Callable[[int, SLO], System]] = {
     "fused": _fused,
     "disaggregated": _disaggregated,
     "disaggregated-100": _competing,
+    "semi": _by_queue,
     "semi-50": _halves,
     "semi-100": _whole,
     "semi-dynamic": _dynamic,

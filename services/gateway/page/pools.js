@@ -99,9 +99,12 @@ function showShares(section, pool) {
   }
   const latest = decisionsOf(pool.pool).at(-1);
   const isSteered = pool.shares_by === "controller";
-  say(named(section, "deciding"), isSteered
-    ? "follow the SLO" + (latest ? `; ${latest.leader} decides` : "")
-    : "as a person set them, or as at the start: no controller");
+  const words = {
+    controller: "follow the SLO" + (latest ? `; ${latest.leader} decides` : ""),
+    queue: "follow the queue: nobody set any, and there is no SLO",
+    people: "as a person set them, or as at the start: no controller",
+  };
+  say(named(section, "deciding"), words[pool.shares_by] ?? "");
   say(named(section, "latest"), isSteered && latest ? inWords(latest) : "");
 }
 

@@ -1,0 +1,101 @@
+"""Which shares a queue of prompts asks for."""
+
+import random
+
+import pytest
+
+from kvstore.by_queue import FEW, HALVES, MANY, MANY_TOKENS, WHOLE, ByQueue
+
+EACH = MANY_TOKENS // MANY  # tokens of a prompt, of which so many just pile up
+
+
+def seen(*queues: list[int]) -> ByQueue:
+    by_queue = ByQueue()
+    for queue in queues:
+        by_queue.see(queue)
+    return by_queue
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [[], [100_000], [EACH] * (MANY - 1), [EACH - 1] * MANY, [8] * 64],
+    ids=["none", "a long one", "two", "just too short", "many short ones"],
+)
+def test_few_prompts_or_tokens_are_no_pile(queue: list[int]) -> None:
+    """
+    Streams are not held up for what halves get done soon, nor for one long prompt.
+    """
+    assert seen(queue).shares == HALVES
+
+
+@pytest.mark.parametrize("queue", [[EACH] * MANY, [1, 1, MANY_TOKENS], [64] * 64])
+def test_many_prompts_with_many_tokens_get_the_whole_machine(queue: list[int]) -> None:
+    """
+    Then both phases may have everything, in turn.
+    """
+    assert seen(queue).shares == WHOLE
+
+
+def test_a_pile_has_to_be_drained() -> None:
+    """
+    Below what made it a pile it goes on being one, down to the last prompt.
+    """
+    pile = [EACH] * MANY
+
+    still = seen(pile, [EACH] * (FEW + 1), [1] * (FEW + 1))
+    drained = seen(pile, [EACH] * FEW)
+
+    assert (still.shares, drained.shares) == (WHOLE, HALVES)
+
+
+@pytest.mark.parametrize("first", [[], [EACH] * MANY], ids=["calm", "piled up"])
+def test_a_queue_that_alternates_between_few_and_many_changes_nothing(
+    first: list[int],
+) -> None:
+    """
+    A prompt more and one less in turn, at every step: what is in force stays.
+    """
+    by_queue = seen(first)
+    before = by_queue.shares
+
+    found = set()
+    for _ in range(100):
+        for queue in ([EACH] * (FEW + 1), [EACH] * (MANY - 1) + [EACH // 2]):
+            by_queue.see(queue)
+            found.add(by_queue.shares)
+
+    assert found == {before}
+
+
+def test_a_pile_ends_only_by_work() -> None:
+    """
+    Prompts arrive in bursts, and a step computes 512 of their tokens: from one change to
+    the next one back prompts are done that were in the pile.
+    """
+    rng, by_queue, queue = random.Random(7), ByQueue(), list[int]()
+    num_done, done_in_piles = 0, list[int]()
+
+    for _ in range(5000):
+        queue += [rng.randint(1, 2048) for _ in range(rng.choice([0] * 9 + [4]))]
+        before = by_queue.shares
+        by_queue.see(queue)
+        if by_queue.shares != before:
+            if before == WHOLE:
+                done_in_piles.append(num_done)
+            num_done = 0
+        num_before = len(queue)
+        queue = after_a_step(queue)
+        num_done += num_before - len(queue)
+
+    assert len(done_in_piles) > 50
+    assert min(done_in_piles) >= MANY - FEW
+
+
+def after_a_step(queue: list[int], budget: int = 512) -> list[int]:
+    """What is left of each prompt, the first come first served."""
+    left = []
+    for tokens in queue:
+        taken = min(tokens, budget)
+        budget -= taken
+        left.append(tokens - taken)
+    return [tokens for tokens in left if tokens]
