@@ -16,6 +16,7 @@ from typing import TypeVar
 from kv.cuda import map_on_device
 from kv.errors import LeaseLost, Refused, StoreLost
 from kv.frames import framed, receive_descriptors, receive_frame
+from kv.journal import Journal
 from kv.operations import (
     Admit,
     Adopt,
@@ -58,6 +59,8 @@ A = TypeVar("A", bound=Answer)
 class StoreClient:
     """The calls of DESIGN's store contract, each atomic at the store."""
 
+    _journal: Journal | None = None  # from `attach` on
+
     def __init__(self, path: Path, answer_seconds: float = ANSWER_SECONDS) -> None:
         """Connect; StoreLost if nobody listens at `path`."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -71,6 +74,8 @@ class StoreClient:
 
     def close(self) -> None:
         self._socket.close()
+        if self._journal:
+            self._journal.close()
 
     def attach(
         self,
@@ -86,17 +91,17 @@ class StoreClient:
             case LoadWanted() | Loading():
                 return answer
             case Attached():
-                weights, blocks = self._map(
-                    (answer.weights, False), (answer.blocks, True)
-                )
+                descriptors = self._receive(answer.weights, answer.blocks, num_more=1)
+                weights = _mapped(answer.weights, descriptors, writable=False)
+                blocks = _mapped(answer.blocks, descriptors, writable=True)
+                self._journal = Journal(next(descriptors))
                 return Attachment(answer, weights, blocks)
         raise StoreLost(f"an answer out of place: {answer.type}")
 
     def begin_load(self, load: BeginLoad) -> Mapped:
         """Room for the weights, writable; to be closed before `commit_load`."""
         room = self._expect(load, Room)
-        (weights,) = self._map((room.weights, True))
-        return weights
+        return _mapped(room.weights, self._receive(room.weights), writable=True)
 
     def commit_load(self, free_bytes: int = 0) -> None:
         self._expect(CommitLoad(free_bytes=free_bytes), Done)
@@ -111,6 +116,17 @@ class StoreClient:
         # Unchecked: it comes with every step, and the store checks it.
         step = Advance.model_construct(progress=tuple(progress))
         return self._expect(step, Advanced)
+
+    def note(self, progress: Iterable[Progress]) -> Advanced | None:
+        """`advance` for steps after which nobody needs a block: None where the store has
+        nothing to say either, and hears of them later."""
+        steps = tuple(progress)
+        try:
+            if self._journal is None or not self._journal.write(steps):
+                return self.advance(steps)
+            return self.advance(()) if self._journal.is_called() else None
+        except OSError as error:
+            raise StoreLost(f"the store reads no more: {error}") from error
 
     def park(self, sequences: Iterable[Held]) -> None:
         self._expect(Park(sequences=tuple(sequences)), Done)
@@ -138,12 +154,10 @@ class StoreClient:
         if poll.poll(0):
             raise StoreLost("the store closed the connection")
 
-    def _map(self, *wanted: tuple[SegmentHandle, bool]) -> list[Mapped]:
-        """Map segments, each writable or not, whose descriptors follow on the socket."""
-        count = sum(handle.sharing != "ipc" for handle, _ in wanted)
-        received = receive_descriptors(self._socket, count) if count else []
-        descriptors = iter(received)
-        return [_map_one(handle, descriptors, writable) for handle, writable in wanted]
+    def _receive(self, *handles: SegmentHandle, num_more: int = 0) -> Iterator[int]:
+        """The descriptors that follow: of those handles that have one, and more."""
+        count = num_more + sum(handle.sharing != "ipc" for handle in handles)
+        return iter(receive_descriptors(self._socket, count) if count else [])
 
     def _taken(self, operation: Operation) -> Record | Queued | Gone:
         answer = self._call(operation)
@@ -177,8 +191,8 @@ class StoreClient:
             raise StoreLost(f"the store does not answer: {error}") from error
 
 
-def _map_one(
-    handle: SegmentHandle, descriptors: Iterator[int], writable: bool
+def _mapped(
+    handle: SegmentHandle, descriptors: Iterator[int], *, writable: bool
 ) -> Mapped:
     match handle.sharing:
         case "memfd":

@@ -178,6 +178,7 @@ class Record(Message):
     logprobs: tuple[float, ...] = ()  # of the output, if they were asked for
     num_computed_tokens: int
     num_cached_tokens: int
+    block_size: int
     block_table: tuple[int, ...]
     copies: tuple[tuple[int, int], ...] = ()  # blocks to copy first, (from, to)
     sampling: SamplingParams

@@ -121,11 +121,14 @@ class Core:
                 if not (scheduled := self.batch.schedule()):
                     return
                 tokens = self._engine.step([chunk for _, chunk in scheduled])
-            advanced = self._store.advance(
+            progress = [
                 sequence.apply(chunk, token)
                 for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
-            )
-        self._apply(advanced)
+            ]
+            can_wait = all(sequence.needs_nothing for sequence, _ in scheduled)
+            record = self._store.note if can_wait else self._store.advance
+            if advanced := record(progress):
+                self._apply(advanced)
         seconds = time.thread_time() - began
         self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
         handed_off = []

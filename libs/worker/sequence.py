@@ -21,10 +21,12 @@ class Sequence:
     num_prompt_tokens: int
     num_computed_tokens: int
     num_cached_tokens: int
+    block_size: int
     block_table: list[int]
     # A new owner cannot know what reached the gateway: its first event repeats the
     # whole output, and the gateway drops what it has.
     num_published: int = 0
+    num_sampled: int = 0  # by this owner; before the first one there was a prompt
 
     @classmethod
     def from_record(cls, record: Record) -> "Sequence":
@@ -38,6 +40,7 @@ class Sequence:
             num_prompt_tokens=record.num_prompt_tokens,
             num_computed_tokens=record.num_computed_tokens,
             num_cached_tokens=record.num_cached_tokens,
+            block_size=record.block_size,
             block_table=list(record.block_table),
         )
 
@@ -57,6 +60,13 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         return self.num_missing_tokens == 1 and self.num_output_tokens > 0
+
+    @property
+    def needs_nothing(self) -> bool:
+        """The store may hear of its last step later: nobody waits for what that computed,
+        and the next one has its slot."""
+        num_slots = len(self.block_table) * self.block_size
+        return self.num_sampled > 1 and len(self.token_ids) <= num_slots
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -88,6 +98,7 @@ class Sequence:
         self.num_computed_tokens += len(chunk.token_ids)
         token_ids = () if token is None else (token.token_id,)
         logprobs = () if token is None or token.logprob is None else (token.logprob,)
+        self.num_sampled += len(token_ids)
         self.token_ids.extend(token_ids)
         self.logprobs.extend(logprobs)
         return Progress(

@@ -14,7 +14,6 @@ from kv.cuda import segment_maker
 from kv.errors import NoRoom
 from kv.segments import HostSegment, SegmentMaker
 from kvstore.announcer import Announcer
-from kvstore.division import Division
 from kvstore.handoff import check_handoff, transport_of
 from kvstore.memory import PoolMemory
 from kvstore.pool import Pool
@@ -127,7 +126,7 @@ def pool_of(settings: Settings) -> Pool:
         memory,
         settings.max_waiting,
         settings.handoff_pool,
-        Division(settings.first_shares),
+        settings.first_shares,
     )
 
 

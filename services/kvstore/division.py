@@ -1,13 +1,13 @@
 """How much of the machine each worker of a pool may take. Synchronous; knows no sequence.
 
 The phases' shares count while both compute. Workers hear of their part with every answer
-that they step by, so a change is in force one step of each later, and one that starts
-later needs to be told nothing.
+that they step by, and who computes is called to ask when that changes: so a change is in
+force one step of each later, and one that starts later needs to be told nothing.
 """
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -24,9 +24,17 @@ logger = structlog.get_logger()
 class Division:
     """Who computes, and the shares of the phases."""
 
-    def __init__(self, first: Shares | None = None) -> None:
-        """`first` are in force until others are ordered; None: they follow the queue."""
+    def __init__(
+        self,
+        first: Shares | None = None,
+        call: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`first` are in force until others are ordered; None: they follow the queue.
+
+        `call` lets a worker ask before its next step.
+        """
         self._first = first
+        self.call = call
         self._ordered: Shares | None = None
         self._by_queue = ByQueue()
         self._phases: dict[str, tuple[Phase, ...]] = {}  # of each worker
@@ -57,12 +65,12 @@ class Division:
     def begins(self, worker_id: str) -> None:
         """It holds a sequence now."""
         self._computing[worker_id] = self._phases.get(worker_id, ())
-        self._parts.clear()
+        self._divide()
 
     def rests(self, worker_id: str) -> None:
         """It holds nothing any more."""
         self._computing.pop(worker_id, None)
-        self._parts.clear()
+        self._divide()
         self._tell(worker_id)
 
     def change(self, ordered: Shares | None) -> None:
@@ -88,7 +96,7 @@ class Division:
         return self._phases.get(worker_id) == ("prefill",)
 
     def _apply(self) -> None:
-        self._parts.clear()
+        self._divide()
         _show(self.shares)
 
     def part(self, worker_id: str) -> Part:
@@ -97,6 +105,12 @@ class Division:
         if worker_id not in self._parts:
             self._parts[worker_id] = self._part(worker_id)
         return self._parts[worker_id]
+
+    def _divide(self) -> None:
+        """Everybody's part may be another one now."""
+        self._parts.clear()
+        for worker_id in self._computing:
+            self.call(worker_id)
 
     def _part(self, worker_id: str) -> Part:
         sides = Counter(self._computing.values())

@@ -26,9 +26,10 @@ from kv.operations import (
     Stats,
 )
 from kvstore.division import Division
+from kvstore.journals import Journals
 from kvstore.memory import PoolMemory
 from kvstore.store import Store
-from protocol.messages import Cancel, PoolStatus, RequestId
+from protocol.messages import Cancel, PoolStatus, RequestId, Shares
 
 NOTHING_LOADED = RefusedReply(reason="no model is loaded yet: attach first")
 
@@ -42,12 +43,13 @@ class Pool:
         memory: PoolMemory,
         max_waiting: int,
         handoff_pool: str = "",
-        division: Division | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """`handoff_pool` decodes what this one computed; empty: this one itself."""
         self.name = name
         self.handoff_pool = handoff_pool
-        self.division = division or Division()
+        self.journals = Journals()
+        self.division = Division(shares, self.journals.call)
         self.memory = memory
         self.store: Store | None = None  # exists once a model is loaded
         self._max_waiting = max_waiting
@@ -69,6 +71,7 @@ class Pool:
                     return RefusedReply(reason=str(error))
         if self.store is None:
             return NOTHING_LOADED
+        self._read_journal(self.store, peer)
         return self._on_sequences(self.store, peer, operation)
 
     def _on_sequences(self, store: Store, peer: str, operation: Operation) -> Answer:
@@ -93,19 +96,26 @@ class Pool:
                 pass
         return Done()
 
+    def _read_journal(self, store: Store, peer: str) -> None:
+        for steps in self.journals.read(peer):
+            store.record(steps, peer)
+
     def detach(self, peer: str) -> None:
         """The connection is gone: so is its worker."""
         if self.store is not None:
+            self._read_journal(self.store, peer)
             self.store.detach(peer)
         self._forget(peer)
 
     def fence(self, peer: str) -> None:
         """The connection is gone, and its worker may still write, until `detach`."""
         if self.store is not None:
+            self._read_journal(self.store, peer)
             self.store.fence(peer)
         self._forget(peer)
 
     def _forget(self, peer: str) -> None:
+        self.journals.close(peer)
         self._heard.pop(peer, None)
         self._expired.discard(peer)
         self.memory.detach(peer)
@@ -119,6 +129,8 @@ class Pool:
         silent = [p for p in self.store.owners if self._heard[p] < latest]
         for peer in silent:
             self._expired.add(peer)
+            self.journals.call(peer)  # first: it tells nobody of what is not read now
+            self._read_journal(self.store, peer)
             self.store.expire(peer)
         return silent
 

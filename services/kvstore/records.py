@@ -169,6 +169,7 @@ class SequenceRecord:
             logprobs=tuple(self.logprobs),
             num_computed_tokens=self.num_computed_tokens,
             num_cached_tokens=self.num_cached_tokens or 0,
+            block_size=self.block_size,
             block_table=tuple(self.block_table),
             copies=tuple(self.copies),
             sampling=self.request.sampling,

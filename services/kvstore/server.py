@@ -196,6 +196,8 @@ class _Peer:
         self._unsent += framed(encode(answer))
         if isinstance(answer, Attached | Room):
             self._descriptors += self._pool.memory.descriptors()
+        if isinstance(answer, Attached):
+            self._descriptors.append(self._pool.journals.open(self._name))
         if isinstance(answer, Attached) and answer.blocks.sharing != "memfd":
             self.writes_late = True
             self.process = self.process or process_behind(self._connection)

@@ -9,7 +9,7 @@ Longer than other modules: every way to get or to lose a sequence is to be seen 
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -131,28 +131,33 @@ class Store:
         self.counts.adopted()
         return self._adopt(record, worker_id)
 
-    def advance(self, steps: Iterable[Progress], worker_id: str) -> Advanced:
+    def record(self, steps: Iterable[Progress], worker_id: str) -> list[SequenceRecord]:
+        """Take steps in, and no more than that; the answer is whose they were."""
+        owned = self._owned.get(worker_id, {})
+        recorded = []
+        for step in steps:
+            record = owned.get(step.request_id)
+            if record is not None and record.generation == step.generation:
+                if forked := self._room.fill(record, step):
+                    self._announce(*forked)
+                recorded.append(record)
+        return recorded
+
+    def advance(self, steps: Sequence[Progress], worker_id: str) -> Advanced:
         """Record one step; answer with the blocks that the next one needs.
 
         Between two steps the worker writes nowhere: the moment to take blocks back.
         """
         owned = self._owned.get(worker_id, {})
         self._disowned.clear()  # also what it did not step may be taken from it
-        named, growing = [], []
-        for step in steps:
-            named.append(step.request_id)
-            record = owned.get(step.request_id)
-            if record is not None and record.generation == step.generation:
-                if forked := self._room.fill(record, step):
-                    self._announce(*forked)
-                if record.num_blocks_to_grow:
-                    growing.append(record)
+        recorded = self.record(steps, worker_id)
+        growing = [record for record in recorded if record.num_blocks_to_grow]
         for record in self._due.pop(worker_id, ()):
             if record.owner == worker_id and record.is_due:
                 self._let_go(record)
         growth = list(self._grow_all(growing, worker_id))
         self._serve_line()
-        named += self._disowned
+        named = [step.request_id for step in steps] + self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
         self._look_at_queue(worker_id)
         # Unchecked: it is the answer to every step.
@@ -474,6 +479,7 @@ class Store:
         """Its owner may be in the middle of a step, and has to give it back after it."""
         assert record.owner is not None, "nobody has it"
         self._due.setdefault(record.owner, []).append(record)
+        self.division.call(record.owner)
 
     def _let_go(self, record: SequenceRecord) -> None:
         """What was due while its owner was in the middle of a step."""

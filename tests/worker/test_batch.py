@@ -16,6 +16,7 @@ def prompt(name: str, num_tokens: int, num_computed_tokens: int = 0) -> Sequence
         num_prompt_tokens=num_tokens,
         num_computed_tokens=num_computed_tokens,
         num_cached_tokens=0,
+        block_size=4,
         block_table=(),
         sampling=SamplingParams(max_tokens=5),
         reply_to="g1",

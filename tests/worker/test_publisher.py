@@ -57,6 +57,7 @@ def ended() -> Sequence:
         num_prompt_tokens=job.num_prompt_tokens,
         num_computed_tokens=0,
         num_cached_tokens=0,
+        block_size=4,
         block_table=[],
     )
 

@@ -24,6 +24,7 @@ def sequence(
         logprobs=logprobs,
         num_computed_tokens=num_computed_tokens,
         num_cached_tokens=0,
+        block_size=4,
         block_table=(0, 1),
         sampling=sampling or SamplingParams(max_tokens=5, stop_token_ids=(9,)),
         reply_to="g1",
