@@ -64,8 +64,9 @@ class Division:
 
     def begins(self, worker_id: str) -> None:
         """It holds a sequence now."""
-        self._computing[worker_id] = self._phases.get(worker_id, ())
-        self._divide()
+        if worker_id not in self._computing:
+            self._computing[worker_id] = self._phases.get(worker_id, ())
+            self._divide()
 
     def rests(self, worker_id: str) -> None:
         """It holds nothing any more."""

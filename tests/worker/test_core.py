@@ -10,6 +10,7 @@ from direct_store import DirectStore
 from jobs import loaded_pool, prefill_job
 
 from engine.counting import CountingEngine
+from kv.operations import Answer, Operation
 from kvstore.pool import Pool
 from kvstore.store import Store
 from protocol.messages import (
@@ -61,6 +62,18 @@ class Mesh:
             type(self.store.announcements)(),
         )
         return [r.next_job() for name in names if (r := self.store.parked(name))]
+
+
+class Asked(DirectStore):
+    """Remembers what it was asked."""
+
+    def __init__(self, pool: Pool, peer: str) -> None:
+        super().__init__(pool, peer)
+        self.asked: list[str] = []
+
+    def _exchange(self, operation: Operation) -> Answer:
+        self.asked.append(operation.type)
+        return super()._exchange(operation)
 
 
 class Sharing(CountingEngine):
@@ -168,6 +181,61 @@ def test_another_worker_continues_after_a_death(mesh: Mesh) -> None:
     after = until_finished(heir, mesh.announced())
 
     assert tokens(first, *before, *after) == [7, 8, 9, 10, 11, 12, 13, 14]
+
+
+def test_a_step_that_needs_nothing_asks_nothing(mesh: Mesh) -> None:
+    """
+    The store is asked where a sequence begins, where it needs a block, and at its end.
+    """
+    store = Asked(mesh.pool, "f")
+    phases = frozenset[Phase](("prefill", "decode"))
+    fused = Core(store, CountingEngine(100), Batch(16), phases)
+
+    with store.noting():
+        outcomes = until_finished(fused, [prefill_job(num_tokens=6, max_tokens=10)])
+
+    assert tokens(*outcomes) == list(range(7, 17))
+    asked = ["admit", "advance", "advance", "advance", "advance", "release"]
+    assert store.asked == asked  # its beginning, a call to that, and two more blocks
+
+
+def test_a_noted_step_is_not_lost_with_its_worker(mesh: Mesh) -> None:
+    """
+    The heir goes on behind what the dead worker noted, and tells all of it.
+    """
+    store, heir = Asked(mesh.pool, "f"), mesh.worker("d", "decode")
+    phases = frozenset[Phase](("prefill", "decode"))
+    doomed = Core(store, CountingEngine(100), Batch(16), phases)
+    with store.noting():
+        doomed.round(Work([prefill_job(num_tokens=4, max_tokens=9)]))
+        doomed.round(Work())
+        doomed.round(Work())  # its words never reach anybody
+
+        mesh.pool.detach("f")
+
+    (job,) = mesh.announced()
+    first = heir.round(Work([job]))
+    assert store.asked == ["admit", "advance", "advance"]
+    assert tokens(first) == [5, 6, 7, 8]
+
+
+def test_what_is_cancelled_leaves_a_worker_that_asks_nothing(mesh: Mesh) -> None:
+    """
+    The store calls it, and after the next step it has no more of that sequence.
+    """
+    store = Asked(mesh.pool, "f")
+    phases = frozenset[Phase](("prefill", "decode"))
+    fused = Core(store, CountingEngine(100), Batch(16), phases)
+    with store.noting():
+        fused.round(Work([prefill_job("r1", num_tokens=4, max_tokens=9)]))
+        fused.round(Work())
+
+        mesh.store.cancel(RequestId("r1"))
+        outcome = fused.round(Work())
+
+    assert len(fused.batch) == 0
+    assert not outcome.events
+    assert mesh.store.blocks.num_available == 20
 
 
 def test_tokens_that_were_recorded_and_never_told_are_told(mesh: Mesh) -> None:
