@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from mesh.connect import MAX_BLOCK_SECONDS
+from mesh.line import Line
 
 MAX_DEAD_LETTERS = 10_000
 MAX_DELIVERIES = 3
@@ -180,6 +181,7 @@ class Tail:
     def __init__(self, redis: Redis, stream: str, after: bytes = b"$") -> None:
         """`after` the entry of that id; "$" is the newest one there is at first."""
         self._redis = redis
+        self._line = Line(redis)
         self._stream = stream
         self._last = after
 
@@ -187,15 +189,22 @@ class Tail:
         """Entries not read before; waits for the first at most a second."""
         if self._last == b"$":
             self._last = await self._newest()
-        reply = await self._redis.xread(
-            {self._stream: self._last},
-            count=count,
-            block=int(MAX_BLOCK_SECONDS * 1000),
+        block = "BLOCK", int(MAX_BLOCK_SECONDS * 1000)
+        reply = await self._line.ask(
+            "XREAD", "COUNT", count, *block, "STREAMS", self._stream, self._last
         )
-        entries = _entries(reply)
+        entries = [
+            Entry(id, dict(zip(fields[::2], fields[1::2], strict=True)))
+            for _, rows in reply or ()
+            for id, fields in rows
+        ]
         if entries:
             self._last = entries[-1].id
         return entries
+
+    def begin_anew(self, stream: str) -> None:
+        """Go on with another stream, from its beginning."""
+        self._stream, self._last = stream, b"0"
 
     async def trim(self) -> None:
         """Drop from the stream what was read."""
@@ -253,7 +262,7 @@ class Mailbox:
         is_first = self._num_opened == 0
         if not is_first:
             self.name = f"{self._first_name}.{self._num_opened}"
-            self._tail = Tail(self._redis, self._key, after=b"0")
+            self._tail.begin_anew(self._key)
         await self.open()
         return is_first
 

@@ -5,7 +5,7 @@ Each token carries its place in the output (`index`), so repeating an event is h
 the gateway takes only the next index.
 """
 
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 from pydantic import Field
 
@@ -151,8 +151,11 @@ class Decision(Message):
         return {"before": str(self.before), "shares": str(self.shares)} | shown
 
 
-class TokenEvent(Message):
-    """New tokens of one sequence; the first of them is output number `index`."""
+class TokenEvent(NamedTuple):
+    """New tokens of one sequence; the first of them is output number `index`.
+
+    On the wire a plain array: at every token the names would be most of the message.
+    """
 
     request_id: RequestId
     generation: int

@@ -40,8 +40,8 @@ async def test_log_probabilities_stay_with_their_tokens() -> None:
     """Of a repeated event only what belongs to new tokens is taken."""
     inbox = Inbox(max_tokens=10)
 
-    inbox.accept(event(0, 5, 6).changed(logprobs=(-0.5, -1.0)))
-    inbox.accept(event(1, 6, 7).changed(logprobs=(-9.0, -1.5)))
+    inbox.accept(event(0, 5, 6)._replace(logprobs=(-0.5, -1.0)))
+    inbox.accept(event(1, 6, 7)._replace(logprobs=(-9.0, -1.5)))
 
     assert inbox.token_ids == [5, 6, 7]
     assert inbox.logprobs == [-0.5, -1.0, -1.5]
