@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
 
+from mesh.connect import LOST
 from mesh.streams import Consumer, Tail, post
 from protocol import keys
 from protocol.messages import (
@@ -187,9 +189,13 @@ class FakePool:
 
     async def _note_cancels(self) -> None:
         while not self.stopping.is_set():
-            for entry in await self._control.read(16):
-                match decode_control(entry.fields[b"body"]):
-                    case Cancel(request_id=request_id):
-                        self.cancelled.append(request_id)
-                    case Shares() | ForgetShares() as order:
-                        self.shares.append(order)
+            with suppress(*LOST):  # tests take the connection away
+                for entry in await self._control.read(16):
+                    self._note(decode_control(entry.fields[b"body"]))
+
+    def _note(self, order: Cancel | Shares | ForgetShares) -> None:
+        match order:
+            case Cancel(request_id=request_id):
+                self.cancelled.append(request_id)
+            case Shares() | ForgetShares():
+                self.shares.append(order)

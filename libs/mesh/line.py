@@ -32,7 +32,9 @@ class Line:
             self._connection = await self._pool.get_connection()
             self._end = _End(self._connection._writer.transport)
         try:
-            return await self._end.ask(hiredis.pack_command(question))
+            # Its stub says tuple[x] and means tuple[x, ...].
+            packed = hiredis.pack_command(question)  # type: ignore[arg-type]
+            return await self._end.ask(packed)
         except BaseException:
             # An answer that still comes would be taken for that of a later question.
             self._end = None

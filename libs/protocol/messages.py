@@ -159,7 +159,7 @@ class TokenEvent(NamedTuple):
 
     request_id: RequestId
     generation: int
-    index: int
+    index: int  # type: ignore[assignment]  # in place of the tuple's method
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()  # of these tokens, if they were asked for
     finish_reason: FinishReason | None = None
