@@ -29,19 +29,19 @@ class Arena:
         self._operations, self._recorded = operations, recorded
         self._writers = _writers(operations)
         self._places: dict[int, int] = {}  # of a storage, its first byte
-        self._room = Sizes(0, 0)
+        self.room = Sizes(0, 0)
         self._memory = torch.empty(0, dtype=torch.uint8)
 
     def makes_room(self, sizes: Sizes) -> bool:
         """Whether for such a step everything had to be laid out anew."""
-        if sizes.tokens <= self._room.tokens and sizes.sampled <= self._room.sampled:
+        if sizes.tokens <= self.room.tokens and sizes.sampled <= self.room.sampled:
             return False
         # Whole panels, and twice as many: lengths grow in few steps.
         tokens, sampled = (
             max(have, -(-2 * want // PANEL) * PANEL)
-            for want, have in zip(sizes, self._room, strict=True)
+            for want, have in zip(sizes, self.room, strict=True)
         )
-        self._room = Sizes(tokens, sampled)
+        self.room = Sizes(tokens, sampled)
         self._lay_out()
         return True
 
@@ -71,7 +71,7 @@ class Arena:
     def _bytes(self, tensor: Tensor) -> int:
         """What the tensor that was first written there takes, with room for panels."""
         written = self._writers[storage_of(tensor)]
-        shape = (self._recorded.scaled(size, self._room) for size in written.shape)
+        shape = (self._recorded.scaled(size, self.room) for size in written.shape)
         return int(prod(shape)) * written.itemsize
 
     def _lay_out(self) -> None:

@@ -12,6 +12,7 @@ from numba import carray, types
 from engine.compiled import compiled
 from engine.compression import GROUP_BYTES, TABLE_BYTES, num_groups
 from engine.matmul import AT_ONCE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.task import Task
 from engine.vectors import Part, pointer_to
 
 Array = Any
@@ -32,12 +33,13 @@ def linear_compressed_tile(
     bias: int,
     y: int,
     shape: tuple[int, int, int, int],
-    tile: int,
-) -> None:
+    task: Task,
+) -> bool:
     """As `linear_tile`; shape is (rows, inputs, outputs, bytes of a row of weights)."""
     sizes, row_bytes = shape[:3], shape[3]
-    span = span_of(tile, compressed_tile(row_bytes), sizes[2])
-    put_linear(_sums(x, (weight, row_bytes), sizes, span), bias, y, sizes, span, 0)
+    span = span_of(task.number, compressed_tile(row_bytes), sizes[2])
+    sums = _sums(x, (weight, row_bytes), sizes, span)
+    return put_linear(task, sums, bias, y, sizes[2], (*span, 0))
 
 
 @compiled()
@@ -47,13 +49,13 @@ def gated_compressed_tile(
     up: tuple[int, int],
     y: int,
     shape: tuple[int, int, int],
-    curve_and_tile: tuple[int, int],
-) -> None:
+    curve_and_task: tuple[int, Task],
+) -> bool:
     """As `gated_tile`, each of gate and up as (weight, bytes of a row)."""
-    curve, tile = curve_and_tile
-    span = span_of(tile, compressed_tile(gate[1]), shape[2])
+    curve, task = curve_and_task
+    span = span_of(task.number, compressed_tile(gate[1]), shape[2])
     both = _sums(x, gate, shape, span), _sums(x, up, shape, span)
-    put_gated(both, y, shape, curve, span, 0)
+    return put_gated(task, both, y, shape[2], curve, (*span, 0))
 
 
 @compiled()

@@ -24,6 +24,7 @@ from engine.panels import (
     num_slices,
     panel_at,
 )
+from engine.task import Task
 from engine.vectors import Part, start_of
 
 Array = Any
@@ -49,13 +50,13 @@ def linear_compressed_slice(
     bias: int,
     y: int,
     shape: tuple[int, int, int, int],
-    task: int,
-) -> None:
+    task: Task,
+) -> bool:
     """As `linear_compressed_tile`, of some panels and a slice of outputs, x packed."""
     sizes, row_bytes = shape[:3], shape[3]
-    panels, span = _part_of(sizes, task)
+    panels, span = _part_of(sizes, task.number)
     sums = _sums_of_panels(packed, (weight, row_bytes), sizes, panels, span)
-    put_linear(sums, bias, y, sizes, span, panels[0] * PANEL)
+    return put_linear(task, sums, bias, y, sizes[2], (*span, panels[0] * PANEL))
 
 
 @compiled()
@@ -65,14 +66,15 @@ def gated_compressed_slice(
     up: tuple[int, int],
     y: int,
     shape: tuple[int, int, int],
-    curve_and_task: tuple[int, int],
-) -> None:
+    curve_and_task: tuple[int, Task],
+) -> bool:
     """As `gated_compressed_tile`, of some panels and a slice of outputs, x packed."""
     curve, task = curve_and_task
-    panels, span = _part_of(shape, task)
+    panels, span = _part_of(shape, task.number)
     gates = _sums_of_panels(packed, gate, shape, panels, span)
     ups = _sums_of_panels(packed, up, shape, panels, span)
-    put_gated((gates, ups), y, shape, curve, span, panels[0] * PANEL)
+    place = (*span, panels[0] * PANEL)
+    return put_gated(task, (gates, ups), y, shape[2], curve, place)
 
 
 @compiled()

@@ -12,6 +12,7 @@ from numba import carray, types
 from engine.compiled import compiled
 from engine.elementwise import narrow
 from engine.matmul import TILE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.task import Task
 from engine.vectors import Part, pointer_to
 
 Array = Any
@@ -28,16 +29,16 @@ def linear_int8_tile(
     bias: int,
     y: int,
     shape: tuple[int, int, int],
-    tile: int,
-) -> None:
+    task: Task,
+) -> bool:
     """y = scale * (x @ weight.T) + bias of one tile; weights are (weight, scale).
 
     By addresses: weight [outputs, inputs] int8, scale [outputs] float32; the others and
     shape as of `linear_tile`.
     """
-    span = span_of(tile, INT8_TILE, shape[2])
+    span = span_of(task.number, INT8_TILE, shape[2])
     sums = _scaled_sums(x, weights, shape, span)
-    put_linear(sums, bias, y, shape, span, 0)
+    return put_linear(task, sums, bias, y, shape[2], (*span, 0))
 
 
 @compiled()
@@ -47,14 +48,14 @@ def gated_int8_tile(
     up: tuple[int, int],
     y: int,
     shape: tuple[int, int, int],
-    curve_and_tile: tuple[int, int],
-) -> None:
+    curve_and_task: tuple[int, Task],
+) -> bool:
     """As `gated_tile`, each of gate and up as (weight, scale)."""
-    curve, tile = curve_and_tile
-    span = span_of(tile, INT8_TILE, shape[2])
+    curve, task = curve_and_task
+    span = span_of(task.number, INT8_TILE, shape[2])
     gates = _scaled_sums(x, gate, shape, span)
     ups = _scaled_sums(x, up, shape, span)
-    put_gated((gates, ups), y, shape, curve, span, 0)
+    return put_gated(task, (gates, ups), y, shape[2], curve, (*span, 0))
 
 
 @compiled()

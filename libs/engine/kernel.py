@@ -13,6 +13,7 @@ from numba import prange
 from engine.compiled import compiled
 from engine.emitter import LANES
 from engine.softmax import Running, Sight, finish, seen_by, weigh
+from engine.task import Task, alone, claims
 from engine.vectors import (
     EIGHT,
     EVERYTHING,
@@ -102,6 +103,7 @@ def paged_attention(
             (layer, step.block_tables[table], kv_head),
             position,
             rule,
+            alone(task),
         )
 
 
@@ -162,10 +164,12 @@ def attend_tile(
     paged: tuple[LayerBlocks, Array, int],
     position: int,
     rule: Rule,
-) -> None:
+    task: Task,
+) -> bool:
     """Attend with `count` tokens of one sequence and the heads that share a KV head.
 
-    query and output are [count, group, dim]; token i has position `position + i`.
+    query and output are [count, group, dim]; token i has position `position + i`. False
+    if somebody else had put the answer.
     """
     layer, table, kv_head = paged
     count, group, _ = query.shape
@@ -190,7 +194,10 @@ def attend_tile(
         keys = len(blocks) * size, scaling
         weigh(scores, weights, sight, keys, running)
         _add_values(weights, (blocks, following), head, sight, running.answer)
+    if not claims(task):
+        return False
     finish(running, output)
+    return True
 
 
 @compiled()

@@ -19,6 +19,7 @@ from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
 from engine.emitter import INT, PAIRS, VECTOR, Emitter, emit_alone
+from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
 AT_ONCE = 8  # outputs that all rows pass before the next: what a kernel takes at most
@@ -115,16 +116,16 @@ def num_tiles(outputs: int, size: int = TILE) -> int:
 
 @compiled()
 def linear_tile(
-    x: int, weight: int, bias: int, y: int, shape: tuple[int, int, int], tile: int
-) -> None:
+    x: int, weight: int, bias: int, y: int, shape: tuple[int, int, int], task: Task
+) -> bool:
     """y = x @ weight.T + bias of one tile of outputs; shape is (rows, inputs, outputs).
 
     By addresses: x [rows, inputs], weight [outputs, inputs], bias [outputs], y [rows,
-    outputs], all bfloat16 and contiguous.
+    outputs], all bfloat16 and contiguous. False if somebody else had put the tile.
     """
-    span = span_of(tile, TILE, shape[2])
+    span = span_of(task.number, TILE, shape[2])
     sums = sums_of(x, Part(bits_at(weight), 0, shape[1]), shape, span)
-    put_linear(sums, bias, y, shape, span, 0)
+    return put_linear(task, sums, bias, y, shape[2], (*span, 0))
 
 
 @compiled()
@@ -134,16 +135,16 @@ def gated_tile(
     y: int,
     shape: tuple[int, int, int],
     curve: int,
-    tile: int,
-) -> None:
+    task: Task,
+) -> bool:
     """y = activation(x @ gate.T) * (x @ up.T) of one tile; weights are (gate, up).
 
     Otherwise as `linear_tile`; for `curve` see `engine.elementwise.gate`.
     """
-    span = span_of(tile, TILE, shape[2])
+    span = span_of(task.number, TILE, shape[2])
     gates = sums_of(x, Part(bits_at(weights[0]), 0, shape[1]), shape, span)
     ups = sums_of(x, Part(bits_at(weights[1]), 0, shape[1]), shape, span)
-    put_gated((gates, ups), y, shape, curve, span, 0)
+    return put_gated(task, (gates, ups), y, shape[2], curve, (*span, 0))
 
 
 @compiled()
@@ -155,34 +156,43 @@ def span_of(tile: int, size: int, outputs: int) -> tuple[int, int]:
 
 @compiled()
 def put_linear(
+    task: Task,
     sums: Array,
     bias: int,
     y: int,
-    shape: tuple[int, int, int],
-    span: tuple[int, int],
-    top: int,
-) -> None:
-    """Add the bias to a span's sums and round them into y, from row `top` on."""
-    outputs, (first, width) = shape[2], span
+    outputs: int,
+    place: tuple[int, int, int],
+) -> bool:
+    """Add the bias to some sums and round them into y; False if that was done.
+
+    Their place is (first output, how many, first row).
+    """
+    if not claims(task):
+        return False
+    first, width, top = place
     offsets = Part(bits_at(bias), first, 0)
     answer = Part(bits_at(y), top * outputs + first, outputs)
     add(Part(start_of(sums), 0, width), offsets, answer, (len(sums), width))
+    return True
 
 
 @compiled()
 def put_gated(
+    task: Task,
     pair: tuple[Array, Array],
     y: int,
-    shape: tuple[int, int, int],
+    outputs: int,
     curve: int,
-    span: tuple[int, int],
-    top: int,
-) -> None:
-    """Put a span's gates and ups together and round them into y, from row `top` on."""
-    outputs, (first, width) = shape[2], span
+    place: tuple[int, int, int],
+) -> bool:
+    """Put gates and ups together and round them into y; otherwise as `put_linear`."""
+    if not claims(task):
+        return False
+    first, width, top = place
     gates, ups = Part(start_of(pair[0]), 0, width), Part(start_of(pair[1]), 0, width)
     answer = Part(bits_at(y), top * outputs + first, outputs)
     gate(gates, ups, answer, (len(pair[0]), width), curve)
+    return True
 
 
 @compiled()

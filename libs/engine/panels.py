@@ -19,6 +19,7 @@ from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES
 from engine.emitter import INT, LANES, Emitter, emit_alone
 from engine.matmul import put_gated, put_linear, span_of
+from engine.task import Task
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
 PANEL = 3 * LANES  # rows that are multiplied at once
@@ -166,15 +167,15 @@ def pack_panel(x: int, packed: int, shape: tuple[int, int], panel: int) -> None:
 
 @compiled()
 def linear_slice(
-    packed: int, weight: int, bias: int, y: int, shape: tuple[int, int, int], task: int
-) -> None:
+    packed: int, weight: int, bias: int, y: int, shape: tuple[int, int, int], task: Task
+) -> bool:
     """y = x @ weight.T + bias of a panel and a slice of outputs, x packed.
 
     Otherwise as `engine.matmul.linear_tile`.
     """
-    panel, span = _part_of(shape, task)
+    panel, span = _part_of(shape, task.number)
     sums = _sums(packed, weight, shape, panel, span)
-    put_linear(sums, bias, y, shape, span, panel * PANEL)
+    return put_linear(task, sums, bias, y, shape[2], (*span, panel * PANEL))
 
 
 @compiled()
@@ -184,16 +185,17 @@ def gated_slice(
     y: int,
     shape: tuple[int, int, int],
     curve: int,
-    task: int,
-) -> None:
+    task: Task,
+) -> bool:
     """y = activation(x @ gate.T) * (x @ up.T) of a panel and a slice, x packed.
 
     Otherwise as `engine.matmul.gated_tile`.
     """
-    panel, span = _part_of(shape, task)
+    panel, span = _part_of(shape, task.number)
     gates = _sums(packed, weights[0], shape, panel, span)
     ups = _sums(packed, weights[1], shape, panel, span)
-    put_gated((gates, ups), y, shape, curve, span, panel * PANEL)
+    place = (*span, panel * PANEL)
+    return put_gated(task, (gates, ups), y, shape[2], curve, place)
 
 
 @compiled()

@@ -2,8 +2,9 @@
 
 One call for a whole step: no Python between two operations, and no thread that waits
 for another to be woken. Threads take tasks one at a time, so one that is kept from its
-core delays a step by a task at most; and they go on to the next operation while others
-are still at this one, if it does not need what they compute.
+core delays a step by a task at most: who waits for it does that one, too (`engine.task`).
+And they go on to the next operation while others are still at this one, if it does not
+need what they compute.
 """
 
 from enum import IntEnum
@@ -34,10 +35,15 @@ from engine.kernel import LayerBlocks, Rule, attend_tile, store
 from engine.matmul import bits_at, gated_tile, linear_tile, num_tiles
 from engine.panels import gated_slice, linear_slice, num_panels, num_slices, pack_panel
 from engine.rows import add_row, copy_row, gate_rows, normalize_row, rotate_token
+from engine.task import Task, alone, is_put
 
 Array = Any
 MANY_TASKS = 128  # more than that are taken several at a time
-PATIENCE = 2000  # turns of a waiting loop before it lets others use the core
+# Turns of a waiting loop, for each eight tokens of a step. No task takes that long: its
+# thread was taken off its core.
+HELP_AFTER = 500
+TOKENS_AT_ONCE = 8
+PATIENCE = 2000  # then it lets others use the core
 # To pass a program and a place on takes longer than a short task.
 inlined = compiled(forceinline=True)
 
@@ -95,6 +101,12 @@ _LINEAR_INT8, _GATED_INT8, _DEQUANTIZE = range(8, 11)
 _PACK, _LINEAR_PACKED, _GATED_PACKED, _PICK, _PUT = range(11, 16)
 _LINEAR_COMPRESSED, _GATED_COMPRESSED = range(16, 18)
 _LINEAR_COMPRESSED_PACKED, _GATED_COMPRESSED_PACKED = range(18, len(Kind))
+# Tasks that put what they computed all at once, at their end.
+_TWICE = (
+    *(_LINEAR, _GATED, _LINEAR_INT8, _GATED_INT8, _LINEAR_PACKED, _GATED_PACKED),
+    *(_LINEAR_COMPRESSED, _GATED_COMPRESSED, _ATTEND),
+    *(_LINEAR_COMPRESSED_PACKED, _GATED_COMPRESSED_PACKED),
+)
 _ONE, _TOKENS, _SAMPLED = range(len(Unit))
 _SAMPLED_ROWS = 0
 NUM_NUMBERS, NUM_CONSTANTS = 10, 2
@@ -111,10 +123,14 @@ class Program(NamedTuple):
     constants: Array  # [n, NUM_CONSTANTS] float64
     begun: Array  # [n] int64: tasks taken, by whomever
     done: Array  # [n] int64
+    # Of tasks that may be done twice: in which run they were last put.
+    claims: Array  # int64, of one operation after the other
+    first_claims: Array  # [n] int64: where those of an operation start; -1: it has none
+    num_runs: Array  # [1] int64
 
 
 def program_of(count: int) -> Program:
-    """Room for so many operations, each after the one before."""
+    """Room for so many operations, each after the one before, and nobody helps."""
     kinds, units, rows, begun, done = (np.zeros(count, np.int64) for _ in range(5))
     return Program(
         kinds,
@@ -125,6 +141,9 @@ def program_of(count: int) -> Program:
         np.zeros((count, NUM_CONSTANTS), np.float64),
         begun,
         done,
+        np.zeros(0, np.int64),
+        np.full(count, -1),
+        np.zeros(1, np.int64),
     )
 
 
@@ -154,46 +173,93 @@ NOWHERE = Place(
 )
 
 
+def with_claims(program: Program, tokens: int, sampled: int) -> Program:
+    """For steps of at most so many tokens: threads help with each other's tasks."""
+    largest = NOWHERE._replace(
+        token_ids=np.zeros(tokens, np.int64),
+        last_rows=np.zeros(sampled, np.int64),
+        tiles=np.zeros((tokens, 0), np.int64),
+        sampled_tiles=np.zeros((sampled, 0), np.int64),
+    )
+    counts = _num_claims(program, largest)
+    ends = np.cumsum(counts)
+    return program._replace(
+        claims=np.zeros(counts.sum(), np.int64),
+        first_claims=np.where(counts, ends - counts, -1),
+    )
+
+
+@compiled()
+def _num_claims(program: Program, place: Place) -> Array:
+    """Tasks of each operation that two may do; their answers are put at once."""
+    counts = np.zeros(len(program.kinds), np.int64)
+    for operation in range(len(counts)):
+        if program.kinds[operation] in _TWICE:
+            counts[operation] = _num_tasks(program, place, operation)
+    return counts
+
+
 @compiled(parallel=True, nogil=True)
 def run(program: Program, place: Place, num_threads: int) -> None:
     """All operations, each after what it needs, on so many threads."""
     program.begun[:] = 0
     program.done[:] = 0
+    program.num_runs[0] += 1
     for _ in prange(num_threads):
         cleared = -1  # the last operation that is known to be done, as all before it
-        for operation in range(program.kinds.shape[0]):
-            while cleared < program.after[operation]:
-                cleared += 1
-                _wait_for(program, place, cleared)
-            _take_part(program, place, operation)
+        operation = 0
+        while operation < program.kinds.shape[0]:
+            mine, again = operation, cleared < program.after[operation]
+            if again:
+                mine = cleared + 1
+                if _is_done(program, place, mine):
+                    cleared = mine
+                    continue
+            _take_part(program, place, mine, again)
+            if again:
+                sched_yield()
+            else:
+                operation += 1
 
 
 @inlined
-def _wait_for(program: Program, place: Place, operation: int) -> None:
+def _is_done(program: Program, place: Place, operation: int) -> bool:
+    """Wait until it is; False if it takes long, and can be helped with."""
     total = _num_tasks(program, place, operation)
+    patience = HELP_AFTER * (1 + len(place.token_ids) // TOKENS_AT_ONCE)
     turns = 0
     while current(program.done, operation) < total:
         turns += 1
+        if turns == patience and program.first_claims[operation] >= 0:
+            return False
         if turns < PATIENCE:
             relax()
         else:
             sched_yield()
+    return True
 
 
 @inlined
-def _take_part(program: Program, place: Place, operation: int) -> None:
-    """Do tasks of an operation while there are some."""
+def _take_part(program: Program, place: Place, operation: int, again: bool) -> None:
+    """Do tasks of an operation while there are some that nobody has taken.
+
+    Or, `again`, those that others have taken and not put yet.
+    """
     total = _num_tasks(program, place, operation)
-    at_once = total // MANY_TASKS + 1
+    rows = _num_rows(program, place, operation)
+    at_once = total if again else total // MANY_TASKS + 1
     first = 0
-    while first < total and current(program.begun, operation) < total:
-        first = fetch_add(program.begun, operation, at_once)
+    while first < total and (again or current(program.begun, operation) < total):
+        first = 0 if again else fetch_add(program.begun, operation, at_once)
         end = min(first + at_once, total)
-        if first < end:
-            rows = _num_rows(program, place, operation)
-            for task in range(first, end):
-                _do(program, place, operation, (rows, task))
-            fetch_add(program.done, operation, end - first)
+        num_put = 0
+        for number in range(first, end):
+            task = _task(program, operation, number)
+            if not is_put(task) and _do(program, place, operation, (rows, task)):
+                num_put += 1
+        fetch_add(program.done, operation, num_put)
+        if again:
+            break
 
 
 @inlined
@@ -239,55 +305,73 @@ def _tiles(program: Program, place: Place, operation: int) -> Array:
 
 
 @inlined
-def _do(program: Program, place: Place, operation: int, part: tuple[int, int]) -> None:
+def _do(program: Program, place: Place, operation: int, part: tuple[int, Task]) -> bool:
+    """One task, of so many rows; False if another thread was faster."""
     kind = program.kinds[operation]
     n, c = program.numbers[operation], program.constants[operation]
     rows, task = part
+    number = task.number
+    is_mine = True
     if kind == _LINEAR:
-        linear_tile(n[0], n[1], n[2], n[3], (rows, n[4], n[5]), task)
+        is_mine = linear_tile(n[0], n[1], n[2], n[3], (rows, n[4], n[5]), task)
     elif kind == _GATED:
-        gated_tile(n[0], (n[1], n[2]), n[3], (rows, n[4], n[5]), n[6], task)
+        shape = rows, n[4], n[5]
+        is_mine = gated_tile(n[0], (n[1], n[2]), n[3], shape, n[6], task)
     elif kind == _NORMALIZE:
-        normalize_row(n[0], n[1], n[2], (rows, n[3]), (c[0], c[1]), task)
+        normalize_row(n[0], n[1], n[2], (rows, n[3]), (c[0], c[1]), number)
     elif kind == _ADD:
-        add_row(n[0], n[1], n[2], (rows, n[3]), task)
+        add_row(n[0], n[1], n[2], (rows, n[3]), number)
     elif kind == _ROTATE:
-        rotate_token(n[0], n[3], (n[1], n[2]), (rows, n[4], n[5]), task)
+        rotate_token(n[0], n[3], (n[1], n[2]), (rows, n[4], n[5]), number)
     elif kind == _GATE:
-        gate_rows(n[0], n[1], n[2], (rows, n[3]), n[4], task)
+        gate_rows(n[0], n[1], n[2], (rows, n[3]), n[4], number)
     elif kind == _LINEAR_INT8:
-        linear_int8_tile(n[0], (n[1], n[2]), n[3], n[4], (rows, n[5], n[6]), task)
+        shape = rows, n[5], n[6]
+        is_mine = linear_int8_tile(n[0], (n[1], n[2]), n[3], n[4], shape, task)
     elif kind == _GATED_INT8:
         gate, up, shape = (n[1], n[2]), (n[3], n[4]), (rows, n[6], n[7])
-        gated_int8_tile(n[0], gate, up, n[5], shape, (n[8], task))
+        is_mine = gated_int8_tile(n[0], gate, up, n[5], shape, (n[8], task))
     elif kind == _DEQUANTIZE:
-        dequantize_row(n[0], n[1], n[2], (rows, n[3]), task)
+        dequantize_row(n[0], n[1], n[2], (rows, n[3]), number)
     elif kind == _PACK:
-        pack_panel(n[0], n[1], (rows, n[2]), task)
+        pack_panel(n[0], n[1], (rows, n[2]), number)
     elif kind == _LINEAR_PACKED:
-        linear_slice(n[0], n[1], n[2], n[3], (rows, n[4], n[5]), task)
+        is_mine = linear_slice(n[0], n[1], n[2], n[3], (rows, n[4], n[5]), task)
     elif kind == _GATED_PACKED:
-        gated_slice(n[0], (n[1], n[2]), n[3], (rows, n[4], n[5]), n[6], task)
+        shape = rows, n[4], n[5]
+        is_mine = gated_slice(n[0], (n[1], n[2]), n[3], shape, n[6], task)
     elif kind == _LINEAR_COMPRESSED:
-        linear_compressed_tile(n[0], n[1], n[2], n[3], (rows, n[4], n[5], n[6]), task)
+        sizes = rows, n[4], n[5], n[6]
+        is_mine = linear_compressed_tile(n[0], n[1], n[2], n[3], sizes, task)
     elif kind == _GATED_COMPRESSED:
-        gate, up = (n[1], n[6]), (n[2], n[7])
-        gated_compressed_tile(n[0], gate, up, n[3], (rows, n[4], n[5]), (n[8], task))
+        gate, up, shape = (n[1], n[6]), (n[2], n[7]), (rows, n[4], n[5])
+        is_mine = gated_compressed_tile(n[0], gate, up, n[3], shape, (n[8], task))
     elif kind == _LINEAR_COMPRESSED_PACKED:
-        linear_compressed_slice(n[0], n[1], n[2], n[3], (rows, n[4], n[5], n[6]), task)
+        sizes = rows, n[4], n[5], n[6]
+        is_mine = linear_compressed_slice(n[0], n[1], n[2], n[3], sizes, task)
     elif kind == _GATED_COMPRESSED_PACKED:
-        gate, up = (n[1], n[6]), (n[2], n[7])
-        gated_compressed_slice(n[0], gate, up, n[3], (rows, n[4], n[5]), (n[8], task))
+        gate, up, shape = (n[1], n[6]), (n[2], n[7]), (rows, n[4], n[5])
+        is_mine = gated_compressed_slice(n[0], gate, up, n[3], shape, (n[8], task))
     elif kind == _PICK:
         index = place.last_rows if n[3] == _SAMPLED_ROWS else place.token_ids
-        copy_row(n[0], n[1], n[2], (index[task], task))
+        copy_row(n[0], n[1], n[2], (index[number], number))
     elif kind == _PUT:
-        copy_row(n[0], n[1], n[2], (task, place.last_rows[task]))
+        copy_row(n[0], n[1], n[2], (number, place.last_rows[number]))
     elif kind == _STORE:
-        _store(n, place, task)
+        _store(n, place, number)
     elif kind == _ATTEND:
         tiles = _tiles(program, place, operation)
-        _attend(n, Rule(c[0], n[8], c[1]), place, tiles, task)
+        is_mine = _attend(n, Rule(c[0], n[8], c[1]), place, tiles, task)
+    return is_mine
+
+
+@inlined
+def _task(program: Program, operation: int, number: int) -> Task:
+    first = program.first_claims[operation]
+    if first < 0:
+        return alone(number)
+    address = program.claims.ctypes.data + (first + number) * program.claims.itemsize
+    return Task(number, address, program.num_runs[0])
 
 
 @compiled()
@@ -301,19 +385,20 @@ def _store(n: Array, place: Place, head: int) -> None:
 
 
 @compiled()
-def _attend(n: Array, rule: Rule, place: Place, tiles: Array, task: int) -> None:
+def _attend(n: Array, rule: Rule, place: Place, tiles: Array, task: Task) -> bool:
     # Head by head, so that threads divide heads first and tiles of one head last.
-    kv_head, tile = divmod(task, len(tiles))
+    kv_head, tile = divmod(task.number, len(tiles))
     table, start, count, position = tiles[tile]
     group, tokens = n[2] // n[7], len(place.token_ids)
     heads = slice(kv_head * group, (kv_head + 1) * group)
     query = carray(bits_at(n[0]), (tokens, n[2], n[3]))
     answer = carray(bits_at(n[1]), (tokens, n[2], n[4]))
     layer = LayerBlocks(place.memory, place.block_size, n[5], n[6])
-    attend_tile(
+    return attend_tile(
         query[start : start + count, heads],
         answer[start : start + count, heads],
         (layer, place.block_tables[table], kv_head),
         position,
         rule,
+        task,
     )

@@ -22,7 +22,16 @@ from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.forward import Forward
 from engine.interface import Chunk
-from engine.program import Index, Kind, Place, Program, Unit, program_of, run
+from engine.program import (
+    Index,
+    Kind,
+    Place,
+    Program,
+    Unit,
+    program_of,
+    run,
+    with_claims,
+)
 from engine.recorder import (
     Eager,
     Native,
@@ -417,7 +426,7 @@ def _program(operations: Sequence[Native], arena: Arena, recorded: Sizes) -> Pro
             or _overlap(reads, touched[j][1])
         )
         program.after[i] = next(conflicts, -1)
-    return program
+    return with_claims(program, *arena.room)
 
 
 def _touched(operation: Native, arena: Arena) -> tuple[list[range], list[range]]:

@@ -131,6 +131,7 @@ from safetensors.torch import load_file, save_file
 from engine.emitter import multiplies_pairs
 from engine.int8 import INT8_TILE, linear_int8_tile
 from engine.matmul import linear_tile, num_tiles
+from engine.task import alone
 assert not multiplies_pairs()
 x, weight, bias, int8, scale = map(
     load_file({str(tmp_path / "operands")!r}).get,
@@ -141,10 +142,11 @@ answers = {{name: x.new_empty(shape[0], shape[2]) for name in ("bfloat16", "int8
 start, offsets = x.data_ptr(), bias.data_ptr()
 for tile in range(num_tiles(shape[2])):
     y = answers["bfloat16"].data_ptr()
-    linear_tile(start, weight.data_ptr(), offsets, y, shape, tile)
+    linear_tile(start, weight.data_ptr(), offsets, y, shape, alone(tile))
 for tile in range(num_tiles(shape[2], INT8_TILE)):
     scaled = int8.data_ptr(), scale.data_ptr()
-    linear_int8_tile(start, scaled, offsets, answers["int8"].data_ptr(), shape, tile)
+    y = answers["int8"].data_ptr()
+    linear_int8_tile(start, scaled, offsets, y, shape, alone(tile))
 save_file(answers, {str(tmp_path / "answers")!r})
 """
     env = {
