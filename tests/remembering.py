@@ -4,8 +4,9 @@ The worker does what a real one does, but a step takes as long as the test wants
 happens at the store meanwhile is the test's choice.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs import held
 
@@ -59,6 +60,21 @@ def next_token(token_ids: Sequence[int]) -> int:
 
 
 @dataclass(slots=True, eq=False)
+class Notes:
+    """What workers noted and the store has not read, and whom it called since: the
+    journals of a pool."""
+
+    steps: dict[str, list[list[Progress]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    called: set[str] = field(default_factory=set)
+
+    def read(self, store: Store, worker: str) -> None:
+        for steps in self.steps.pop(worker, []):
+            store.record(steps, worker)
+
+
+@dataclass(slots=True, eq=False)
 class Running:
     """A sequence as its owner sees it."""
 
@@ -68,6 +84,7 @@ class Running:
     block_table: list[int]
     num_computed_tokens: int
     copies: dict[int, int]  # to block, from block
+    num_sampled: int = 0  # by this owner
 
     @classmethod
     def adopt(cls, record: Record, salt: str) -> "Running":
@@ -92,6 +109,11 @@ class Running:
     def is_finished(self) -> bool:
         num_outputs = len(self.token_ids) - self.record.num_prompt_tokens
         return num_outputs >= self.record.sampling.max_tokens
+
+    def needs_nothing(self, block_size: int) -> bool:
+        """The store may hear of its last step later; as of a real worker's sequence."""
+        num_slots = len(self.block_table) * block_size
+        return self.num_sampled > 1 and len(self.token_ids) <= num_slots
 
     def contents(self, start: int, stop: int) -> list[Content]:
         """What belongs into these slots."""
@@ -148,11 +170,24 @@ class Worker:
         self._computing = list(chunks)
         self._compute()
 
-    def finish(self) -> Advanced:
-        """The second half: until now it may read and write."""
+    def finish(self, notes: Notes | None = None) -> Advanced | None:
+        """The second half: until now it may read and write.
+
+        With notes it asks the store only when it has to; None if it had not to.
+        """
         self._compute()
         computing, self._computing, self._copying = self._computing, [], []
         progress = [self._progress(*chunk) for chunk in computing]
+        size = self._memory.block_size
+        can_wait = all(running.needs_nothing(size) for running, _ in computing)
+        if notes and can_wait:
+            notes.steps[self.name].append(progress)
+            if self.name not in notes.called:
+                return None
+            notes.called.remove(self.name)
+            progress = []
+        if notes:
+            notes.read(self._store, self.name)
         advanced = self._store.advance(progress, self.name)
         for growth in advanced.growth:
             self.running[growth.request_id].block_table.extend(growth.block_ids)
@@ -197,6 +232,7 @@ class Worker:
     def _progress(self, running: Running, num_tokens: int) -> Progress:
         running.num_computed_tokens += num_tokens
         new = () if running.num_missing_tokens else (next_token(running.token_ids),)
+        running.num_sampled += len(new)
         running.token_ids.extend(new)
         return Progress(
             request_id=running.record.request_id,

@@ -11,9 +11,10 @@ from itertools import count
 from random import Random
 
 from jobs import GEOMETRY, prefill_job
-from remembering import VOCAB_SIZE, Memory, Running, Worker, next_token
+from remembering import VOCAB_SIZE, Memory, Notes, Running, Worker, next_token
 
 from kv.operations import Queued, Record
+from kvstore.division import Division
 from kvstore.store import Store
 from protocol.messages import DecodeJob, PrefillJob, RequestId
 
@@ -33,7 +34,9 @@ class Walk:
         self.happened: Counter[str] = Counter()
         self._chance = chance
         self._num_blocks = self._chance.randint(12, 30)
-        self._store = Store(GEOMETRY, self._num_blocks, max_waiting=15)
+        self._notes = Notes()
+        division = Division(call=self._notes.called.add)
+        self._store = Store(GEOMETRY, self._num_blocks, 15, division)
         self._memory = Memory(self._num_blocks, GEOMETRY.block_size)
         self._numbers = count()
         self._workers = [self._start() for _ in range(NUM_WORKERS)]
@@ -146,6 +149,7 @@ class Walk:
     def park(self) -> None:
         if worker := self._idle():
             some = self._some(worker)
+            self._notes.read(self._store, worker.name)
             self._store.park(worker.leave(some), worker.name)
 
     def forget(self) -> None:
@@ -155,6 +159,7 @@ class Walk:
             for running in some:
                 self._unfinished.discard(running.record.request_id)
                 self._num_told.pop(running.record.request_id, None)
+            self._notes.read(self._store, worker.name)
             self._store.forget(worker.leave(some), worker.name)
 
     def cancel(self) -> None:
@@ -171,6 +176,7 @@ class Walk:
         """A worker on a GPU is killed, perhaps in the middle of a step, which goes on."""
         worker = self._replace(self._chance.choice(self._workers))
         self._dying.append(worker)
+        self._notes.read(self._store, worker.name)
         self._store.fence(worker.name)
 
     def bury(self) -> None:
@@ -232,12 +238,14 @@ class Walk:
 
     def _die(self, worker: Worker) -> None:
         worker.spoil()  # its last words
+        self._notes.read(self._store, worker.name)
         self._store.detach(worker.name)
 
     def _hang(self, worker: Worker) -> None:
         if len(self._hung) == MAX_HUNG:
             self.lose_hung()
         self._hung.append(worker)
+        self._notes.read(self._store, worker.name)
         self._store.expire(worker.name)
 
     def _idle(self) -> Worker | None:
@@ -254,6 +262,7 @@ class Walk:
         return [(r, self._chance.randint(1, r.num_missing_tokens)) for r in scheduled]
 
     def _take(self, worker: Worker, job: PrefillJob | DecodeJob) -> None:
+        self._notes.read(self._store, worker.name)
         num_free = self._store.blocks.num_free
         if isinstance(job, PrefillJob):
             answer = self._store.admit(job, worker.name)
@@ -289,8 +298,12 @@ class Walk:
             self._chance.choice([self._die, self._hang])(self._replace(worker))
             return
         before = {id: running.record for id, running in worker.running.items()}
-        advanced = worker.finish()
-        self._left.update((id, before[id]) for id in advanced.gone)
+        was_called = worker.name in self._notes.called
+        if advanced := worker.finish(self._notes):
+            self._left.update((id, before[id]) for id in advanced.gone)
+            self.happened["called"] += was_called
+        else:
+            self.happened["noted"] += 1
         for request_id, running in worker.running.items():
             self._num_told[request_id] = len(running.token_ids)
 
@@ -299,6 +312,7 @@ class Walk:
         for running in finished:
             self._unfinished.discard(running.record.request_id)
             self._conversations.append(running.token_ids[:LONGEST])
+        self._notes.read(self._store, worker.name)
         self._store.release(worker.leave(finished), worker.name)
 
     def _settle(self) -> None:

@@ -59,6 +59,8 @@ def test_no_short_way_breaks_it(chance: Random, num_operations: int) -> None:
         "preempted",
         "stalled",
         "quarantined",
+        "noted",
+        "called",
     ],
 )
 def test_everything_happens(event: str) -> None:
