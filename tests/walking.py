@@ -58,6 +58,7 @@ class Walk:
             self.take: 20,
             self.begin: 30,
             self.finish: 30,
+            self.go_on: 10,
             self.release: 10,
             self.park: 4,
             self.forget: 1,
@@ -141,6 +142,14 @@ class Walk:
         if computing:
             self._finish(self._chance.choice(computing))
 
+    def go_on(self) -> None:
+        """A worker does whole steps, and nobody else does anything meanwhile."""
+        worker = self._idle()
+        for _ in range(self._chance.randint(2, 6)):
+            if worker in self._workers:
+                worker.begin([(r, r.num_missing_tokens) for r in worker.unfinished()])
+                self._finish(worker)
+
     def release(self) -> None:
         """Clients know that these have ended."""
         if worker := self._idle():
@@ -176,7 +185,7 @@ class Walk:
         """A worker on a GPU is killed, perhaps in the middle of a step, which goes on."""
         worker = self._replace(self._chance.choice(self._workers))
         self._dying.append(worker)
-        self._notes.read(self._store, worker.name)
+        self._read_last(worker)
         self._store.fence(worker.name)
 
     def bury(self) -> None:
@@ -238,14 +247,19 @@ class Walk:
 
     def _die(self, worker: Worker) -> None:
         worker.spoil()  # its last words
-        self._notes.read(self._store, worker.name)
+        self._read_last(worker)
         self._store.detach(worker.name)
+
+    def _read_last(self, worker: Worker) -> None:
+        """It is about to lose what it has, and notes nothing any more."""
+        self.happened["outlived"] += bool(self._notes.steps.get(worker.name))
+        self._notes.read(self._store, worker.name)
 
     def _hang(self, worker: Worker) -> None:
         if len(self._hung) == MAX_HUNG:
             self.lose_hung()
         self._hung.append(worker)
-        self._notes.read(self._store, worker.name)
+        self._read_last(worker)
         self._store.expire(worker.name)
 
     def _idle(self) -> Worker | None:

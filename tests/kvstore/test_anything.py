@@ -61,6 +61,7 @@ def test_no_short_way_breaks_it(chance: Random, num_operations: int) -> None:
         "quarantined",
         "noted",
         "called",
+        "outlived",
     ],
 )
 def test_everything_happens(event: str) -> None:
