@@ -1,6 +1,7 @@
 """Cuts a connection of other processes, both of which go on living."""
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 PIDFD_GETFD = 438  # the system call, which Python has no function for
+CLOSED = errno.ENOENT, errno.EBADF  # since the descriptors were listed
 PEER = struct.Struct("3i")  # process, user, group
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,8 +29,15 @@ def _sockets(pid: int) -> Iterator[socket.socket]:
     process = os.pidfd_open(pid)
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if os.readlink(entry).startswith("socket:"):
-                yield socket.socket(fileno=_copied(process, int(entry.name)))
+            try:
+                if not os.readlink(entry).startswith("socket:"):
+                    continue
+                copy = _copied(process, int(entry.name))
+            except OSError as error:
+                if error.errno in CLOSED:
+                    continue
+                raise
+            yield socket.socket(fileno=copy)
     finally:
         os.close(process)
 

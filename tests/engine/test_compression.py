@@ -238,12 +238,13 @@ def test_processors_that_look_nothing_up_compute_the_same(tmp_path: Path) -> Non
 from safetensors.torch import load_file, save_file
 from engine.compressed import compressed_tile, linear_compressed_tile
 from engine.matmul import num_tiles
+from engine.task import alone
 x, rows, bias = map(load_file({str(tmp_path / "operands")!r}).get, ("x", "rows", "bias"))
 y = x.new_empty(len(x), len(rows))
 shape = len(x), x.shape[1], len(rows), rows.shape[1]
 for tile in range(num_tiles(len(rows), compressed_tile(rows.shape[1]))):
-    start, offsets = x.data_ptr(), bias.data_ptr()
-    linear_compressed_tile(start, rows.data_ptr(), offsets, y.data_ptr(), shape, tile)
+    addresses = [operand.data_ptr() for operand in (x, rows, bias, y)]
+    linear_compressed_tile(*addresses, shape, alone(tile))
 save_file({{"y": y}}, {str(tmp_path / "answer")!r})
 """
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
