@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from engine.kernel import LayerBlocks, Rule, StepIndex, paged_attention
-from engine.program import NOWHERE, program_of, run
+from engine.program import NOWHERE, program_of, run, with_claims
 
 
 def compile_kernels() -> None:
     """One call of each kernel, with arguments of the kinds that the engine has."""
     for stored in (np.float32, np.uint16):
         _attend(stored)
-    run(program_of(1), NOWHERE, 1)
+    run(with_claims(program_of(1), 1, 1), NOWHERE, 1)
 
 
 def _attend(stored: Any) -> None:

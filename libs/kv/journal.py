@@ -20,7 +20,7 @@ import msgpack
 from kv.operations import Progress
 from protocol.wire import Decoder
 
-MAX_ENTRY_BYTES = 1 << 18
+MAX_ENTRY_BYTES = 1 << 16  # less than such a socket holds: more is an error there
 CALL = b"?"
 
 _decode: Decoder[tuple[Progress, ...]] = Decoder(tuple[Progress, ...])
@@ -39,9 +39,12 @@ class Journal:
         self._socket.close()
 
     def write(self, steps: Sequence[Progress]) -> bool:
-        """False if it is full; OSError if nobody will read it any more."""
+        """False if there is no room; OSError if nobody will read it any more."""
+        entry = msgpack.packb(steps)
+        if len(entry) > MAX_ENTRY_BYTES:
+            return False
         try:
-            self._socket.send(msgpack.packb(steps))
+            self._socket.send(entry)
         except BlockingIOError:
             return False
         return True

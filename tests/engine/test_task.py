@@ -1,6 +1,7 @@
 """Tasks that two threads compute and one puts."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ def chain_of(
 def pin(cores: set[int]) -> None:
     """All threads of this process."""
     for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def test_threads_that_take_a_core_from_each_other_answer_alike() -> None:

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 
+import msgpack
 import pytest
 
-from kv.journal import Journal, JournalReader
+from kv.journal import MAX_ENTRY_BYTES, Journal, JournalReader
 from kv.operations import Progress
 from protocol.messages import RequestId
 from protocol.wire import MalformedMessage
@@ -54,6 +55,24 @@ def test_a_call_is_heard_once(reader: JournalReader, journal: Journal) -> None:
     assert not before
     assert journal.is_called()
     assert not journal.is_called()
+
+
+def test_a_step_of_too_many_is_not_noted(
+    reader: JournalReader, journal: Journal
+) -> None:
+    """
+    An entry that the socket could not hold is no error of it: the worker asks instead.
+
+    What is as long as may be is read whole.
+    """
+    one = Progress(RequestId("r" * 100), 1, 2**40, (2**20,))
+    size = len(msgpack.packb(one))
+    most = (MAX_ENTRY_BYTES - 3) // size  # beside how many there are
+
+    assert not journal.write((one,) * (most + 1))
+    assert journal.write((one,) * most)
+
+    assert list(reader.read()) == [(one,) * most]
 
 
 def test_a_full_journal_takes_no_more(reader: JournalReader, journal: Journal) -> None:
