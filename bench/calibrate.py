@@ -9,6 +9,7 @@ Writes the calibrated device for `tandem simulate --device FILE`.
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -68,7 +69,7 @@ GUESS = Device(
     sequence_seconds=0.0002,
     handoff_seconds=0.003,
     request_seconds=0.004,
-    takes_turns=True,
+    num_cores=os.cpu_count() or 1,
 )
 FITTED = (
     "peak_flops",

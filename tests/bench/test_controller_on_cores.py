@@ -32,7 +32,7 @@ SHAPE = Shape(
 )
 FOUND = json.loads((RESULTS / "2026-11-27-simulator.json").read_text())
 CORES = Device.model_validate(
-    FOUND["llama-120m, semi"]["device"] | {"takes_turns": True}
+    FOUND["llama-120m, semi"]["device"] | {"num_cores": 2}
 )
 SLOS = SLO(ttft=0.86, tpot=0.081)
 WHOLE = Design("semi", Costs(SHAPE, CORES), max_tokens=32_768)

@@ -1,6 +1,5 @@
 """A device and the workers that compute on it, each on its share."""
 
-from collections import deque
 from collections.abc import Sequence
 
 from bench.simulation.control import EVERYTHING, Shares
@@ -12,37 +11,15 @@ class Chip:
     """One worker has all of it; two have their shares while both compute."""
 
     def __init__(
-        self,
-        workers: Sequence[Worker],
-        shares: Shares = EVERYTHING,
-        *,
-        takes_turns: bool = False,
+        self, workers: Sequence[Worker], shares: Shares = EVERYTHING
     ) -> None:
         assert 1 <= len(workers) <= 2, "a worker, or one of each phase"
         self.workers = workers
         self.shares = shares
-        self._turns = deque(workers) if takes_turns else None
         self._seen: tuple[object, ...] = ()
 
     def start(self, now: float) -> None:
         """Whoever idles and has something to do begins; who goes on is told its share."""
-        if self._turns and self.shares == EVERYTHING:
-            self._start_in_turn(now, self._turns)
-        else:
-            self._start_together(now)
-
-    def _start_in_turn(self, now: float, turns: deque[Worker]) -> None:
-        """One step of one of them, and then one of the other."""
-        if any(worker.is_busy for worker in self.workers):
-            return
-        for worker in tuple(turns):
-            if worker.take():
-                worker.begin(now, ALONE, most=1)
-                turns.remove(worker)
-                turns.append(worker)
-                return
-
-    def _start_together(self, now: float) -> None:
         taking = [w for w in self.workers if not w.is_busy and w.take()]
         busy = [worker for worker in self.workers if worker.is_busy]
         seen = (busy, self.shares)

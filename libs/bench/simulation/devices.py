@@ -41,9 +41,7 @@ class Device(BaseModel, frozen=True, extra="forbid"):
     sequence_seconds: float = Field(default=0.0, ge=0)  # of each sequence in a step
     handoff_seconds: float = Field(default=0.002, ge=0)  # from prefill to decode
     request_seconds: float = Field(default=0.003, ge=0)  # before a worker has it
-    takes_turns: bool = (
-        False  # whole steps, where both phases may have everything: CPUs
-    )
+    num_cores: int = Field(default=0, ge=0)  # that steps take whole; 0: a GPU's SMs
 
 
 GB = 1e9

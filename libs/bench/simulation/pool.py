@@ -11,6 +11,7 @@ from collections.abc import Sequence as Sequences
 from bench.measures import Outcome
 from bench.simulation.chip import Chip
 from bench.simulation.control import Observations, Shares
+from bench.simulation.cores import Cores
 from bench.simulation.design import Design
 from bench.simulation.link import Link
 from bench.simulation.room import Room
@@ -90,7 +91,7 @@ class Pool:
         for chip in self.chips:
             chip.start(now)
 
-    def _built(self) -> list[Chip]:
+    def _built(self) -> list[Chip | Cores]:
         match self.design.kind:
             case "fused":
                 return self._fused()
@@ -99,7 +100,7 @@ class Pool:
             case "disaggregated":
                 return self._disaggregated()
 
-    def _fused(self) -> list[Chip]:
+    def _fused(self) -> list[Chip | Cores]:
         worker = self._worker(
             self.design.decode,
             Room(self.design.capacity),
@@ -108,7 +109,7 @@ class Pool:
         )
         return [Chip([worker])]
 
-    def _semi(self) -> list[Chip]:
+    def _semi(self) -> list[Chip | Cores]:
         design, room = self.design, Room(self.design.capacity)
         decode = self._worker(design.decode, room, deque(), _nowhere)
 
@@ -117,10 +118,16 @@ class Pool:
             self._timers.at(then, lambda at: decode.join(sequence, at))
 
         prefill = self._worker(design.prefill, room, self._waiting, hand_off)
-        takes_turns = design.costs.device.takes_turns
-        return [Chip([prefill, decode], design.shares, takes_turns=takes_turns)]
+        workers, num_cores = [prefill, decode], design.costs.device.num_cores
+        if not num_cores:
+            return [Chip(workers, design.shares)]
 
-    def _disaggregated(self) -> list[Chip]:
+        def wake(at: float) -> None:
+            self._timers.at(at, lambda _: None)
+
+        return [Cores(workers, design.shares, num_cores, wake)]
+
+    def _disaggregated(self) -> list[Chip | Cores]:
         design = self.design
         decoding = [
             self._worker(design.decode, Room(design.capacity), deque(), _nowhere)

@@ -79,6 +79,10 @@ class Worker:
         """Sequences here; the line may be several workers'."""
         return len(self._prompts) + len(self._joining) + len(self._decoding)
 
+    @property
+    def has_sequences(self) -> bool:
+        return bool(self.num_open or self.waiting)
+
     def join(self, sequence: Sequence, now: float) -> None:
         """It decodes from the next step on; its K and V are in the room."""
         self._joining.append(sequence)

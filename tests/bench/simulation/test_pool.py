@@ -194,7 +194,7 @@ def test_steps_of_cores_take_turns() -> None:
     Where both phases may have everything, a prompt waits for the step that has begun and
     then has the whole device; the stream waits for the prompt.
     """
-    cores = replace(COSTS, device=DEVICE.model_copy(update={"takes_turns": True}))
+    cores = replace(COSTS, device=DEVICE.model_copy(update={"num_cores": 2}))
     stream, late = request(10, 4000), request(100, 1, at=1.0)
 
     outcomes = open_loop([Pool(design("semi", cores))], [stream, late])
