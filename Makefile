@@ -9,7 +9,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd bench-controller install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -77,6 +77,9 @@ bench-calibrate: install ## The simulator beside the real mesh on this machine.
 
 bench-semi-pd: install ## The main figures of semi-PD's paper, simulated.
 	$(BIN)/python bench/semi_pd.py $(ARGS)
+
+bench-controller: install ## The controller on loads that change, simulated.
+	$(BIN)/python bench/controller.py $(ARGS)
 
 install-gpu: install ## What a GPU needs besides: NVIDIA's bindings.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

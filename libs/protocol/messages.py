@@ -119,6 +119,7 @@ Reason = Literal[
     "a trial of 100/100",
     "the split was better",
     "a split was worse",
+    "no longer needed",
 ]
 
 

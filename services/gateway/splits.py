@@ -3,8 +3,13 @@
 from protocol.messages import Phase, Shares
 
 WHOLE = Shares(prefill=100, decode=100)  # both may have everything, and compete
+HALVES = Shares(prefill=50, decode=50)  # the least that divides them
 STEP = 10  # percent
 LEAST = 20  # percent, of either phase
+
+
+def other_of(phase: Phase) -> Phase:
+    return "decode" if phase == "prefill" else "prefill"
 
 
 def share_of(shares: Shares, phase: Phase) -> float:

@@ -1,12 +1,13 @@
 """The controller of the shares: rule by rule on windows, then on simulated queues."""
 
+from dataclasses import replace
 from itertools import chain, cycle, islice, pairwise, repeat
 
 import pytest
 from queueing import Load, Machine, Queues, Run, steered
 
 from gateway.controller import Controller, Verdict
-from gateway.splits import WHOLE
+from gateway.splits import HALVES, WHOLE
 from gateway.windows import Goals, Window, nearest_rank
 from protocol.messages import Shares
 
@@ -124,13 +125,101 @@ def test_one_bad_window_changes_nothing() -> None:
 
 def test_few_requests_say_nothing() -> None:
     """
-    A window with three requests is no ground for a change, however slow they were.
+    A window with three requests is no ground for a change, however slow they were, nor
+    are four windows with none but three.
+    """
+    controller, empty = Controller(GOALS), Window(SPLIT, [], [], 1.0)
+    few = Window(SPLIT, [9.0] * 3, [], 1.0)
+
+    verdicts = told(controller, empty, *[few, empty, empty, empty] * 5)
+
+    reasons = [verdict.reason for verdict in verdicts]
+    assert (reasons[0], set(reasons[1:])) == ("settling", {"too few requests"})
+
+
+def test_windows_with_few_requests_are_looked_at_together() -> None:
+    """
+    Until they have enough, so that one slow request of four is no percentile.
+    """
+    one_slow = Window(SPLIT, [0.1] * 3 + [0.6], [0.02] * 4, 1.0)
+    fast = Window(SPLIT, [0.1] * 4, [0.02] * 4, 1.0)
+
+    verdicts = told(Controller(GOALS), fast, *[one_slow, fast, fast] * 5)
+
+    reasons = [verdict.reason for verdict in verdicts[1:]]
+    assert reasons == ["too few requests", "too few requests", "both hold"] * 5
+
+
+def test_a_split_ends_with_the_load_that_asked_for_it() -> None:
+    """
+    With a third of the prompts, and TTFT far within its SLO, (100, 100) comes back after
+    some windows, whether or not there are requests enough for a look.
+    """
+    for later in (window(0.05, 0.02, load=1000), Window(SPLIT, [], [], 0.0)):
+        controller, shares, verdicts = Controller(GOALS), SPLIT, list[Verdict]()
+        for each in [window(0.6, 0.02, load=4000)] * 3 + [later] * 7:
+            verdicts.append(controller.decide(replace(each, shares=shares)))
+            shares = verdicts[-1].shares
+
+        reasons = [verdict.reason for verdict in verdicts]
+        assert reasons.index("ttft fails") == 2
+        assert reasons.count("no longer needed") == 1
+        assert shares == WHOLE
+
+
+@pytest.mark.parametrize(
+    "later",
+    [(0.4, 0.02, 1000.0), (0.05, 0.02, 3000.0)],
+    ids=["it still needs it", "much the same load"],
+)
+def test_a_split_that_may_be_why_all_holds_remains(
+    later: tuple[float, float, float],
+) -> None:
+    """
+    Latencies within their SLOs alone are no reason to leave it.
+    """
+    ttft, tpot, load = later
+    controller = Controller(GOALS)
+    split = told(controller, *[window(0.6, 0.02, load=4000)] * 3)[-1].shares
+
+    verdicts = told(controller, *[window(ttft, tpot, split, load)] * 40)
+
+    assert {verdict.shares for verdict in verdicts} == {split}
+
+
+def test_splits_that_are_needed_for_moments_come_ever_more_rarely() -> None:
+    """
+    A load that comes and goes, with six windows of each: each split that ended soon makes
+    the next one wait longer for its reason, until there is none.
+    """
+    controller, shares = Controller(GOALS), WHOLE
+    many, few = window(0.6, 0.02, load=4000), window(0.05, 0.02, load=100)
+
+    begun = []
+    for at, each in enumerate(islice(cycle([many] * 6 + [few] * 6), 240)):
+        verdict = controller.decide(replace(each, shares=shares))
+        if shares == WHOLE != verdict.shares:
+            begun.append(at)
+        shares = verdict.shares
+
+    assert 1 <= len(begun) <= 4
+    assert begun[-1] < 60
+
+
+def test_streams_that_fail_beside_prompts_are_parted_from_them_by_halves() -> None:
+    """
+    If prompts have room to take twice as long; and the whole machine is back as soon as
+    they fail by it.
     """
     controller = Controller(GOALS)
 
-    verdicts = told(controller, *[Window(SPLIT, [9.0] * 3, [], 1.0)] * 5)
+    crowded = told(Controller(GOALS), *[window(0.3, 0.06, WHOLE)] * 3)[-1]
+    parted = told(controller, *[window(0.2, 0.06, WHOLE)] * 3)[-1]
+    back = told(controller, window(0.6, 0.02, parted.shares))[-1]
 
-    assert {verdict.reason for verdict in verdicts} == {"too few requests"}
+    assert (crowded.shares, crowded.reason) == (WHOLE, "no split would do")
+    assert (parted.shares, parted.reason) == (HALVES, "tpot fails")
+    assert (back.shares, back.reason) == (WHOLE, "a split was worse")
 
 
 @pytest.mark.parametrize("period", [1, 2, 3, 5])
@@ -213,24 +302,25 @@ def test_a_light_load_is_left_alone() -> None:
 
 def test_a_step_of_the_load_up_and_down() -> None:
     """
-    More and longer prompts get prefill more until TTFT holds; when they are gone it is
-    left at that, since both hold.
+    More and longer prompts get prefill more until TTFT holds; when they are gone (100,
+    100) is back.
     """
     run = run_of((LIGHT, 4), (PROMPTS, 12), (LIGHT, 10))
 
     assert run.pressures[4] > 1
     assert max(run.pressures[11:]) <= 1
-    assert run.shares[-1].prefill > run.shares[-1].decode
+    assert run.shares[15].prefill > run.shares[15].decode
+    assert (run.shares[-1], run.reasons.count("no longer needed")) == (WHOLE, 1)
     assert run.num_changes <= 3
 
 
 def test_decode_gets_more_as_answers_grow() -> None:
     """
-    The other way round, and less for prefill is no harm to it.
+    The other way round: half of the machine is enough for them here.
     """
     run = run_of((OUTPUTS, 24), goals=Goals(1.0, 0.018))
 
-    assert run.shares[-1].decode > run.shares[-1].prefill
+    assert run.shares[-1] == HALVES
     assert max(run.pressures[-8:]) <= 1
     assert run.num_changes <= 2
 

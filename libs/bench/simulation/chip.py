@@ -10,9 +10,7 @@ from bench.simulation.worker import Worker
 class Chip:
     """One worker has all of it; two have their shares while both compute."""
 
-    def __init__(
-        self, workers: Sequence[Worker], shares: Shares = EVERYTHING
-    ) -> None:
+    def __init__(self, workers: Sequence[Worker], shares: Shares = EVERYTHING) -> None:
         assert 1 <= len(workers) <= 2, "a worker, or one of each phase"
         self.workers = workers
         self.shares = shares
