@@ -12,17 +12,16 @@ from numba import prange
 
 from engine.compiled import compiled
 from engine.emitter import LANES
+from engine.four import COLUMNS, FOUR, Starts, answer_four, score_four
 from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.task import Task, alone, claims
 from engine.vectors import (
-    EIGHT,
     EVERYTHING,
     FIRST,
     SECOND,
     Part,
     moved,
     multiply_add,
-    multiply_two,
     prefetch,
     start_of,
 )
@@ -245,29 +244,40 @@ def _score(
     """
     size = head.block_size
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
-    scores[:] = 0.0
     left = Part(start_of(queries), 0, depth)
     out = Part(start_of(scores), 0, scores.shape[1])
-    # As many rows as pass two blocks at once, where these are as wide as a vector.
-    done = num_rows - num_rows % EIGHT if size == LANES else 0
-    for i in range(len(blocks)):
+    memory = Part(head.memory, 0, size)
+    done = len(blocks) - len(blocks) % FOUR if size == LANES else 0
+    for i in range(0, done, FOUR):
+        keys = _starts(blocks, i, head, head.first_key)
+        values = _starts(blocks, i, head, head.first_value)
+        some = moved(out, 0, i * size)
+        score_four(some, left, memory, keys, values, num_rows, depth)
+    scores[:, done * size :] = 0.0
+    for i in range(done, len(blocks)):
         block = blocks[i] * head.block_elements
         prefetch(head.memory, block + head.first_value, head.num_values)
         keys = Part(head.memory, block + head.first_key, size)
-        first = done if i % 2 == 1 or i + 1 < len(blocks) else 0
-        some = moved(out, first, i * size), moved(left, first, 0)
-        multiply_add(*some, keys, (num_rows - first, depth, size), EVERYTHING)
-        if i % 2 == 1:
-            before = blocks[i - 1] * head.block_elements + head.first_key
-            for row in range(0, done, EIGHT):
-                some = moved(out, row, (i - 1) * size), moved(left, row, 0)
-                multiply_two(*some, Part(head.memory, before, size), keys, depth)
+        some = moved(out, 0, i * size)
+        multiply_add(some, left, keys, (num_rows, depth, size), EVERYTHING)
     if rule.softcap > 0.0:
         cap = np.float32(rule.softcap)
         factor = np.float32(rule.scaling) / cap
         for row in range(num_rows):
             for j in range(len(blocks) * size):
                 scores[row, j] = cap * np.tanh(scores[row, j] * factor)
+
+
+@compiled()
+def _starts(blocks: Array, i: int, head: Head, first: int) -> Starts:
+    """Where this lies in four blocks, the i-th one and those after it."""
+    size = head.block_elements
+    return Starts(
+        blocks[i] * size + first,
+        blocks[i + 1] * size + first,
+        blocks[i + 2] * size + first,
+        blocks[i + 3] * size + first,
+    )
 
 
 @compiled()
@@ -282,28 +292,64 @@ def _add_values(
 
     Of two runs of blocks it takes the first; the second one's keys are wanted next.
     """
-    dim, size, packed = answer.shape[1], head.block_size, head.packed
     these, following = blocks
-    depth = size // packed
     all_from, _ = seen_by(sight, sight.num_tokens - 1)
     _, all_to = seen_by(sight, 0)
-    out = Part(start_of(answer), 0, dim)
-    for i in range(len(these)):
-        first = these[i] * head.block_elements + head.first_value
-        values = Part(head.memory, first, dim)
+    whole_from, whole_to = -(-all_from // head.block_size), all_to // head.block_size
+    whole_to = min(whole_to, len(these)) if answer.shape[1] % COLUMNS == 0 else 0
+    i = 0
+    while i < len(these):
+        if whole_from <= i and i + FOUR <= whole_to:
+            _add_four(weights, (these, following), i, head, answer)
+            i += FOUR
+            continue
         if i < len(following):
             later = following[i] * head.block_elements + head.first_key
             prefetch(head.memory, later, head.num_keys)
-        left = Part(start_of(weights), i * depth, weights.shape[1] // packed)
-        start = i * size
-        is_whole = all_from <= start and start + size <= all_to
-        for token in range(1 if is_whole else sight.num_tokens):
-            first, end = (start, start + size) if is_whole else seen_by(sight, token)
-            seen = max(first - start, 0), min(end - start, size)
-            rows = sight.num_tokens if is_whole else 1
-            row = token * sight.group
-            parts = moved(out, row, 0), moved(left, row, 0), values
-            _add_some(parts, seen, (rows * sight.group, packed, dim))
+        first = these[i] * head.block_elements + head.first_value
+        _add_block(weights, i, (head, first), sight, answer)
+        i += 1
+
+
+@compiled()
+def _add_four(
+    weights: Array, blocks: tuple[Array, Array], i: int, head: Head, answer: Array
+) -> None:
+    """The values of four blocks that every row sees."""
+    rows, dim = answer.shape
+    these, following = blocks
+    depth = head.block_size // head.packed
+    out = Part(start_of(answer), 0, dim)
+    left = Part(start_of(weights), i * depth, weights.shape[1] // head.packed)
+    memory = Part(head.memory, 0, dim)
+    for column in range(0, dim, COLUMNS):
+        values = later = _starts(these, i, head, head.first_value + column)
+        if i + FOUR <= len(following):
+            later = _starts(following, i, head, head.first_key + column * depth)
+        some = moved(out, 0, column)
+        answer_four(some, left, memory, values, later, rows, depth)
+
+
+@compiled()
+def _add_block(
+    weights: Array, i: int, place: tuple[Head, int], sight: Sight, answer: Array
+) -> None:
+    """Those of the i-th block, which lie at (head, first element)."""
+    head, first = place
+    dim, size, packed = answer.shape[1], head.block_size, head.packed
+    all_from, _ = seen_by(sight, sight.num_tokens - 1)
+    _, all_to = seen_by(sight, 0)
+    out, values = Part(start_of(answer), 0, dim), Part(head.memory, first, dim)
+    left = Part(start_of(weights), i * size // packed, weights.shape[1] // packed)
+    start = i * size
+    is_whole = all_from <= start and start + size <= all_to
+    for token in range(1 if is_whole else sight.num_tokens):
+        first, end = (start, start + size) if is_whole else seen_by(sight, token)
+        seen = max(first - start, 0), min(end - start, size)
+        rows = sight.num_tokens if is_whole else 1
+        row = token * sight.group
+        parts = moved(out, row, 0), moved(left, row, 0), values
+        _add_some(parts, seen, (rows * sight.group, packed, dim))
 
 
 @compiled()

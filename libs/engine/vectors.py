@@ -23,7 +23,6 @@ Array = Any
 CACHE_LINE_BYTES = 64
 IN_FLIGHT = 8  # multiply-adds that a core can have begun
 CHAINS = 4  # comparisons that it can
-EIGHT = 8  # rows that two vectors of columns pass: sixteen sums in registers
 
 # Of a pair of bfloat16: both, the first, the second.
 EVERYTHING, FIRST, SECOND = 0xFFFFFFFF, 0x0000FFFF, 0xFFFF0000
@@ -114,40 +113,6 @@ def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:
         return types.void(out, left, right, *numbers), generate
 
     return call
-
-
-@intrinsic
-def multiply_two(
-    typing: Any, out: Any, left: Any, one: Any, other: Any, depth: Any
-) -> Any:
-    """out = left @ (one, other) side by side: EIGHT rows, LANES columns of each.
-
-    Elements and `depth` as of `multiply_add`.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = Emitter(context, builder, signature)
-        out, left, *rights = (emit.part(i, arguments[i]) for i in range(4))
-        cells = list(product(range(EIGHT), range(2)))
-        sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
-        keep = ir.IntType(32)(EVERYTHING)
-        with cgutils.for_range(builder, arguments[4]) as loop:
-            across = [
-                emit.load_element(emit.at(p, loop.index, INT(0)), p[3], None, keep)
-                for p in rights
-            ]
-            for row in range(EIGHT):
-                factor = emit.spread(emit.at(left, INT(row), loop.index), left[3])
-                for side in range(2):
-                    total = builder.load(sums[row, side])
-                    total = emit.add_products(factor, across[side], total)
-                    builder.store(total, sums[row, side])
-        for row, side in cells:
-            address = emit.at(out, INT(row), INT(side * LANES))
-            emit.store(builder.load(sums[row, side]), address, None)
-        return context.get_dummy_value()
-
-    return types.void(out, left, one, other, types.int64), generate
 
 
 @intrinsic

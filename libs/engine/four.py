@@ -1,0 +1,172 @@
+"""Some rows by the keys, or by the values, of four blocks at once, for attention.
+
+`engine.vectors` multiplies a block at a time, whose sums are put away and fetched again
+too often, and with the few rows of a decoding sequence half of its multipliers wait.
+While these products pass, memory is asked for what comes next.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from engine.emitter import INT, LANES, Emitter
+from engine.vectors import EVERYTHING
+
+FOUR = 4  # blocks, rows, and vectors of values: sixteen sums are half of the registers
+COLUMNS = FOUR * LANES  # of values that pass at once
+
+
+class Starts(NamedTuple):
+    """Where something lies in each of four blocks, in elements."""
+
+    one: int
+    two: int
+    three: int
+    four: int
+
+
+@intrinsic
+def score_four(
+    typing: Any,
+    out: Any,
+    left: Any,
+    keys: Any,
+    starts: Any,
+    following: Any,
+    rows: Any,
+    depth: Any,
+) -> Any:
+    """out[row, LANES x block + slot] = left[row] . key, of blocks of LANES slots.
+
+    Elements and `depth` as of `engine.vectors.multiply_add`; `keys` are all memory. Of
+    what lies at `following` memory is asked for as many bytes as the keys have.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        out, left, keys = (emit.part(i, arguments[i]) for i in range(3))
+        starts, following = (_of(builder, arguments[i]) for i in (3, 4))
+        rows, depth = arguments[5:]
+
+        def score(row: Any, count: int) -> None:
+            sums = _Sums(emit, builder, count)
+            with cgutils.for_range(builder, depth) as loop:
+                across = []
+                for start, later in zip(starts, following, strict=True):
+                    emit.prefetch(emit.at(keys, loop.index, later))
+                    across.append(_load(emit, emit.at(keys, loop.index, start), keys))
+                sums.add(left, row, loop.index, across)
+            sums.put(out, row)
+
+        _by_fours(builder, rows, score)
+        return context.get_dummy_value()
+
+    numbers = types.int64, types.int64
+    return types.void(out, left, keys, starts, following, *numbers), generate
+
+
+@intrinsic
+def answer_four(
+    typing: Any,
+    out: Any,
+    left: Any,
+    values: Any,
+    starts: Any,
+    following: Any,
+    rows: Any,
+    depth: Any,
+) -> Any:
+    """out += left @ values, of COLUMNS of them and blocks of `depth` elements.
+
+    Otherwise as `score_four`; `left` goes on from block to block.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature)
+        out, left, values = (emit.part(i, arguments[i]) for i in range(3))
+        starts, following = (_of(builder, arguments[i]) for i in (3, 4))
+        rows, depth = arguments[5:]
+
+        def answer(row: Any, count: int) -> None:
+            sums = _Sums(emit, builder, count, (out, row))
+            with cgutils.for_range(builder, depth) as loop:
+                line = builder.mul(loop.index, INT(COLUMNS))
+                for block, (start, later) in enumerate(
+                    zip(starts, following, strict=True)
+                ):
+                    across = []
+                    for vector in range(0, COLUMNS, LANES):
+                        ahead = builder.add(builder.add(later, line), INT(vector))
+                        emit.prefetch(emit.at(values, INT(0), ahead))
+                        column = builder.add(start, INT(vector))
+                        place = emit.at(values, loop.index, column)
+                        across.append(_load(emit, place, values))
+                    at = builder.add(loop.index, builder.mul(depth, INT(block)))
+                    sums.add(left, row, at, across)
+            sums.put(out, row)
+
+        _by_fours(builder, rows, answer)
+        return context.get_dummy_value()
+
+    numbers = types.int64, types.int64
+    return types.void(out, left, values, starts, following, *numbers), generate
+
+
+class _Sums:
+    """Of some rows and four vectors of columns, in registers."""
+
+    def __init__(self, emit: Emitter, builder: Any, rows: int, of: Any = None) -> None:
+        """From zero, or from what lies at (part, first row)."""
+        self._emit, self._builder, self._rows = emit, builder, rows
+        cells = list(product(range(rows), range(FOUR)))
+        self._sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
+        if of is not None:
+            for total, place in self._places(*of):
+                builder.store(emit.load(place, None), total)
+
+    def add(self, left: Any, first: Any, at: Any, across: list[Any]) -> None:
+        """One element of each row times one of each column."""
+        for row in range(self._rows):
+            place = self._emit.at(left, self._builder.add(first, INT(row)), at)
+            factor = self._emit.spread(place, left[3])
+            for vector, right in enumerate(across):
+                total = self._builder.load(self._sums[row, vector])
+                added = self._emit.add_products(factor, right, total)
+                self._builder.store(added, self._sums[row, vector])
+
+    def put(self, out: Any, first: Any) -> None:
+        for total, place in self._places(out, first):
+            self._emit.store(self._builder.load(total), place, None)
+
+    def _places(self, out: Any, first: Any) -> list[tuple[Any, Any]]:
+        """Each sum, and where it belongs."""
+        at, add = self._emit.at, self._builder.add
+        return [
+            (total, at(out, add(first, INT(row)), INT(vector * LANES)))
+            for (row, vector), total in self._sums.items()
+        ]
+
+
+def _by_fours(builder: Any, rows: Any, do: Callable[[Any, int], None]) -> None:
+    """do(first row, how many) for four rows after others, and for the rest."""
+    steps = cgutils.for_range_slice(builder, INT(0), rows, INT(FOUR), inc=True)
+    with steps as (row, _):
+        left = builder.sub(rows, row)
+        for count in range(1, FOUR):
+            with builder.if_then(builder.icmp_signed("==", left, INT(count))):
+                do(row, count)
+        with builder.if_then(builder.icmp_signed(">=", left, INT(FOUR))):
+            do(row, FOUR)
+
+
+def _of(builder: Any, starts: Any) -> list[Any]:
+    return [builder.extract_value(starts, i) for i in range(FOUR)]
+
+
+def _load(emit: Emitter, place: Any, part: Any) -> Any:
+    return emit.load_element(place, part[3], None, ir.IntType(32)(EVERYTHING))
