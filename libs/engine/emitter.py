@@ -254,6 +254,12 @@ class Emitter:
         is_nan = builder.fcmp_unordered("uno", vector, vector)
         return builder.select(is_nan, builder.or_(upper, every(0x40)), nearest)
 
+    def store_lanes(self, vector: Any, first: int, count: int, address: Any) -> None:
+        """So many float32 of a vector in a row."""
+        some = self._shuffle(vector, vector, list(range(first, first + count)))
+        address = self._builder.bitcast(address, some.type.as_pointer())
+        self._builder.store(some, address, align=4)
+
     def store(self, vector: Any, address: Any, mask: Any) -> None:
         address = self._builder.bitcast(address, VECTOR.as_pointer())
         if mask is None:
@@ -361,22 +367,33 @@ class Emitter:
         function = self.function(kind, f"llvm.fmuladd.{_name(VECTOR)}")
         return self._builder.call(function, [left, right, total])
 
-    def across_four(self, vectors: list[Any]) -> Any:
-        """The sums of four vectors' lanes, as a vector of four.
+    def across(self, vectors: list[Any]) -> Any:
+        """The sums of the lanes of four vectors, or of sixteen, as one vector.
 
         Always in the same order: a sum does not depend on what is summed beside it.
         """
-        a, b, c, d = vectors
-        left = self._fold(a, b, [0, 16, 1, 17])
-        right = self._fold(c, d, [0, 16, 1, 17])
-        four = self._fold(left, right, [0, 1, 16, 17])
+        fours = [vectors[i : i + 4] for i in range(0, len(vectors), 4)]
+        sums = [self._quarters_of_four(*four) for four in fours]
+        if len(sums) == 4:
+            a, b, c, d = sums
+            add, of = self._builder.fadd, self._quarters
+            left = add(of(a, b, 0, 1), of(a, b, 2, 1))
+            right = add(of(c, d, 0, 1), of(c, d, 2, 1))
+            return add(of(left, right, 0, 2), of(left, right, 1, 2))
+        (total,) = sums
         for count in (8, 4):
             halves = (
-                self._shuffle(four, four, list(range(start, start + count)))
+                self._shuffle(total, total, list(range(start, start + count)))
                 for start in (0, count)
             )
-            four = self._builder.fadd(*halves)
-        return four
+            total = self._builder.fadd(*halves)
+        return total
+
+    def _quarters_of_four(self, a: Any, b: Any, c: Any, d: Any) -> Any:
+        """Quarter q has, of each of four vectors, the sum of its lanes 4 q to 4 q + 3."""
+        left = self._fold(a, b, [0, 16, 1, 17])
+        right = self._fold(c, d, [0, 16, 1, 17])
+        return self._fold(left, right, [0, 1, 16, 17])
 
     def _fold(self, a: Any, b: Any, low: list[int]) -> Any:
         """Half as many lanes of each of two vectors, within every four of them."""

@@ -11,14 +11,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
-from engine.emitter import INT, PAIRS, VECTOR, Emitter, emit_alone
+from engine.emitter import INT, PAIRS, Emitter, emit_alone
 from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
@@ -76,19 +75,14 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
                     builder.store(total, sums[row, output])
 
         emit.by_steps(depth, step, add)
-        nothing = ir.Constant(VECTOR, None)
-        for row in range(rows):
-            for first in range(0, outputs, 4):
-                some = [(row, first + i) for i in range(4)]
-                vectors = [
-                    builder.load(sums[c]) if c in sums else nothing for c in some
-                ]
-                four = emit.across_four(vectors)
-                for lane, cell in enumerate(some):
-                    if cell in sums:
-                        total = builder.extract_element(four, ir.IntType(32)(lane))
-                        at = emit.at(out, INT(row), INT(cell[1]))
-                        builder.store(total, at)
+        count = 16 if len(cells) == 16 else 4
+        for first in range(0, len(cells), count):
+            some = [builder.load(sums[cell]) for cell in cells[first : first + count]]
+            padding = [emit.zeros] * (count - len(some))
+            totals = emit.across(some + padding)
+            for lane in range(0, len(some), outputs):
+                row = (first + lane) // outputs
+                emit.store_lanes(totals, lane, outputs, emit.at(out, INT(row), INT(0)))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         name = f"dots_{rows}x{outputs}.{signature.args[2].types[0].dtype}"
@@ -103,6 +97,7 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
+_dots_8x2 = _dots(8, 2, ahead=4)
 _dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
 _dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
 _dots_1x4, _dots_1x1 = _dots(1, 4), _dots(1, 1)
@@ -220,6 +215,9 @@ def sums_of(
 def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
     rows, depth, width = shape
     row = 0
+    while row + 8 <= rows:
+        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        row += 8
     while row + 4 <= rows:
         _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
         row += 4
@@ -228,6 +226,18 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
         row += 2
     if row < rows:
         _one_row(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+
+
+@compiled()
+def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+    column = 0
+    while column + 2 <= width:
+        _dots_8x2(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 2
+    if column < width:
+        out, right = moved(out, 0, column), moved(right, column, 0)
+        _dots_4x1(out, left, right, depth)
+        _dots_4x1(moved(out, 4, 0), moved(left, 4, 0), right, depth)
 
 
 @compiled()
