@@ -21,7 +21,14 @@ from engine.fingerprint import fingerprint
 from engine.memory import Memory, as_bytes
 from engine.modules import speed_up
 from engine.packing import is_ours
-from engine.proof import learn, own_logits, prove, prove_stand_ins
+from engine.proof import (
+    CPU,
+    WITHOUT_KERNELS,
+    learn,
+    own_logits,
+    prove,
+    prove_stand_ins,
+)
 from engine.quantization import expect_quantized, quantize_weights
 from engine.skeleton import bind, skeleton, state, views
 from protocol.memory import (
@@ -58,12 +65,14 @@ class Checkpoint:
         quantization: Quantization = "none",
         *,
         compression: bool = True,
+        kernels: bool = True,
     ) -> "Checkpoint":
         """Load the model of `path` and, for the CPU, prove that we compute it.
 
         For a GPU `prove_in` does, once the weights are there. Quantised weights are
         proved to be computed as what they stand for, in bfloat16; weights that our
-        kernels read compressed are, if `compression` is wanted. Safetensors only,
+        kernels read compressed are, if `compression` is wanted. While there are no
+        `kernels`, stand-ins are for others to prove. Safetensors only,
         local files only, no code from the checkpoint. Raises
         BrokenCheckpoint for bad files and UnsupportedModel with its reason.
         """
@@ -91,7 +100,8 @@ class Checkpoint:
             ),
         )
         if device == "cpu":
-            prove(loaded, served, facts, geometry)
+            backend = CPU if kernels else WITHOUT_KERNELS
+            prove(loaded, served, facts, geometry, backend)
         if quantization == "int8":
             facts = _quantize(loaded, tensors, facts)
         elif compression and (dtype, device) == ("bfloat16", "cpu") and is_ours():
@@ -101,9 +111,10 @@ class Checkpoint:
             expect_quantized(served, tensors)
             expect_compressed(served, tensors)
             bind(served, tensors)
-        if device == "cpu" and dtype == "bfloat16":
+        if device == "cpu" and dtype == "bfloat16" and kernels:
             recorder = speed_up(served)
-            prove_stand_ins(loaded, served, facts, geometry, recorder=recorder)
+            expected = own_logits(loaded, facts)
+            prove_stand_ins(expected, served, facts, geometry, recorder=recorder)
         specs, weights_bytes = lay_out(tensors)
         return cls(facts, geometry, specs, weights_bytes, tensors, loaded, served)
 
@@ -134,8 +145,9 @@ class Checkpoint:
         prove(self._loaded, self._served, self.facts, self.geometry, on_device())
         if self.geometry.dtype == "bfloat16":
             speed_up(self._served)
+            expected = own_logits(self._loaded, self.facts, on_device())
             prove_stand_ins(
-                self._loaded, self._served, self.facts, self.geometry, on_device()
+                expected, self._served, self.facts, self.geometry, on_device()
             )
 
 

@@ -2,11 +2,17 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import config, njit
+from numba.core.registry import cpu_target
+
+_SOURCES = Path(__file__).parent
 
 
 def machine_code_folder(sources: Path) -> Path:
@@ -23,8 +29,25 @@ def machine_code_folder(sources: Path) -> Path:
     return folder / digest.hexdigest()[:16]
 
 
-MACHINE_CODE = machine_code_folder(Path(__file__).parent)
+MACHINE_CODE = machine_code_folder(_SOURCES)
 config.CACHE_DIR = str(MACHINE_CODE)
+
+
+@cache
+def marker() -> Path:
+    """The file that is there when all kernels are, for the processor at hand.
+
+    numba compiles anew for other processors, versions, and places of the sources.
+    """
+    processor = cpu_target.target_context.codegen().magic_tuple()
+    version = sys.implementation.cache_tag, numba.__version__
+    what = repr((_SOURCES, version, processor))
+    return MACHINE_CODE / f"all-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+
+
+def are_compiled() -> bool:
+    """Whether no kernel has to be compiled before it is used."""
+    return marker().exists()
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -1,6 +1,7 @@
 """One packed forward pass of a bound skeleton."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from engine.attention import PagedAttention
 from engine.batch import Batch
+from engine.blocks import KVBlocks
 
 
 class Forward:
@@ -54,3 +56,22 @@ class Forward:
             input_ids=token_ids, position_ids=positions, **arguments
         ).logits[0]
         return logits if self._keeps_logits else logits[rows]
+
+
+class ByModules:
+    """Logits by the modules of a model, and the reason why there is no faster way."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        attention: Callable[[KVBlocks, Batch], PagedAttention],
+        reason: str,
+    ) -> None:
+        self._forward = forward
+        self._attention = attention
+        self.reason = reason
+
+    def logits(self, batch: Batch, blocks: KVBlocks, _threads: int) -> Tensor:
+        """Of the sampled rows, writing K/V into `blocks`."""
+        rows = torch.from_numpy(batch.last_rows)
+        return self._forward(batch, self._attention(blocks, batch), rows)

@@ -22,6 +22,7 @@ from engine.errors import UnsupportedModel
 from engine.forward import Forward
 from engine.interface import Chunk
 from engine.recorder import Recorder
+from engine.reference import ReferenceAttention
 from engine.sampled import sampled_logits
 from engine.skeleton import state
 from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
@@ -54,7 +55,13 @@ def _on_cpu(num_blocks: int, geometry: KVGeometry) -> AttentionOf:
     return lambda batch: CpuAttention(blocks, batch)
 
 
+def _by_reference(num_blocks: int, geometry: KVGeometry) -> AttentionOf:
+    blocks = KVBlocks.scratch(num_blocks, geometry)
+    return lambda batch: ReferenceAttention(blocks, batch)
+
+
 CPU = Backend(torch.device("cpu"), _on_cpu)
+WITHOUT_KERNELS = Backend(torch.device("cpu"), _by_reference)
 
 
 class _Witness:
@@ -114,7 +121,7 @@ def prove(
 
 
 def prove_stand_ins(
-    loaded: Any,
+    expected: Tensor,
     served: Any,
     facts: ModelFacts,
     geometry: KVGeometry,
@@ -123,13 +130,12 @@ def prove_stand_ins(
 ) -> None:
     """The same of a proved model in which modules were replaced since.
 
-    They round elsewhere, and rounding may choose other experts for some tokens: it is a
+    `expected` is what it answered before (`own_logits`, `paged_logits`). Stand-ins round elsewhere, and rounding may choose other experts for some tokens: it is a
     middling row that counts. On the CPU the stand-ins' `recorder` leaves out rows that are
     not sampled; the sampled ones must answer the same. Raises UnsupportedModel with the
     reason.
     """
     sequences = _prompts(facts)
-    expected = _whole(loaded, sequences, backend.device)
     found = _paged(served, sequences, geometry, backend)
     norms = expected.norm(dim=-1).clamp(min=1e-30)  # a padding token's logits are zero
     rows = (found - expected).norm(dim=-1) / norms
@@ -147,9 +153,16 @@ def prove_stand_ins(
             )
 
 
-def own_logits(loaded: Any, facts: ModelFacts) -> Tensor:
-    """What the model answers to the proof's prompts, computed by transformers on the CPU."""
-    return _whole(loaded, _prompts(facts), CPU.device)
+def own_logits(loaded: Any, facts: ModelFacts, backend: Backend = CPU) -> Tensor:
+    """What the model answers to the proof's prompts, computed by transformers."""
+    return _whole(loaded, _prompts(facts), backend.device)
+
+
+def paged_logits(
+    served: Any, facts: ModelFacts, geometry: KVGeometry, backend: Backend
+) -> Tensor:
+    """What a proved model answers to them over blocks."""
+    return _paged(served, _prompts(facts), geometry, backend)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""The `reference` backend: the same attention in plain torch, for tests and proofs."""
+"""The `reference` backend: the same attention in plain torch, without any kernel.
+
+For who serves before kernels are compiled, and for tests and proofs.
+"""
 
 from dataclasses import dataclass
 
@@ -22,15 +25,15 @@ class ReferenceAttention:
     ) -> Tensor:
         keys, values = self._paged(layer, key, value)
         self._store(keys, values, key, value)
-        ordered = keys.transpose(2, 3).flatten(3)[..., : key.shape[-1]]
-        in_order = ordered, values.transpose(3, 4).flatten(2, 3)
+        k_dim, tables = key.shape[-1], torch.from_numpy(self.batch.block_tables)
         output = query.new_empty(*query.shape[:2], value.shape[-1])
         for table, start, count, position in self.batch.tiles.tolist():
-            blocks = torch.from_numpy(self.batch.block_tables[table])
+            end = position + count
+            blocks = tables[table, : -(-end // self.blocks.block_size)]
             output[start : start + count] = _attend_one(
                 query[start : start + count],
-                _in_order(in_order[0][blocks], position + count),
-                _in_order(in_order[1][blocks], position + count),
+                _ordered_keys(keys[blocks])[:, :end, :k_dim],
+                _ordered_values(values[blocks])[:, :end],
                 rule,
             )
         return output
@@ -63,19 +66,22 @@ class ReferenceAttention:
         )
 
 
-def _in_order(blocks: Tensor, count: int) -> Tensor:
-    """Blocks of one sequence as its first `count` tokens, [heads, count, dim]."""
-    return blocks.transpose(0, 1).flatten(1, 2)[:, :count].float()
+def _ordered_keys(blocks: Tensor) -> Tensor:
+    """Blocks of one sequence by head, token and dim, as float32."""
+    return blocks.permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2).float()
+
+
+def _ordered_values(blocks: Tensor) -> Tensor:
+    """The same of values."""
+    return blocks.permute(1, 0, 2, 4, 3).flatten(1, 3).float()
 
 
 def _attend_one(query: Tensor, keys: Tensor, values: Tensor, rule: ScoreRule) -> Tensor:
     """The last rows of one sequence; query [rows, heads, dim], keys [kv, count, dim]."""
     rows, heads, _ = query.shape
-    count = keys.shape[1]
-    group = heads // keys.shape[0]
-    scores = torch.einsum(
-        "rhd,hkd->hrk", query.float(), keys.repeat_interleave(group, dim=0)
-    )
+    num_kv_heads, count, _ = keys.shape
+    by_head = query.float().transpose(0, 1).reshape(num_kv_heads, -1, query.shape[2])
+    scores = (by_head @ keys.transpose(1, 2)).view(heads, rows, count)
     scores *= rule.scaling
     if rule.softcap:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
@@ -83,6 +89,6 @@ def _attend_one(query: Tensor, keys: Tensor, values: Tensor, rule: ScoreRule) ->
     hidden = distance < 0
     if rule.window:
         hidden |= distance >= rule.window
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-    output = torch.einsum("hrk,hkd->rhd", weights, values.repeat_interleave(group, 0))
-    return output.to(query.dtype)
+    weights = scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
+    answer = weights.view(num_kv_heads, -1, count) @ values
+    return answer.view(heads, rows, -1).transpose(0, 1).to(query.dtype)

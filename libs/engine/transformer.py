@@ -3,24 +3,25 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from engine.batch import Batch, pack
+from engine.batch import pack
 from engine.blocks import KVBlocks
 from engine.compression import expect_compressed
 from engine.configuration import read_configuration
 from engine.cores import Cores
 from engine.cpu import CpuAttention
 from engine.drawing import draw
-from engine.forward import Forward
+from engine.forward import ByModules, Forward
 from engine.interface import Chunk, Drawn
 from engine.laid_out import lay_out
 from engine.memory import MappedMemory, place
 from engine.modules import FEW_ROWS, speed_up
 from engine.packing import is_ours
 from engine.quantization import expect_quantized
+from engine.recorder import Recorder
 from engine.skeleton import bind, skeleton, views
 from engine.tapes import Tapes
 from engine.threads import Threads
@@ -36,13 +37,13 @@ class TransformerEngine:
     def __init__(
         self,
         forward: Forward,
-        tapes: Tapes,
+        tapes: Tapes | ByModules,
         blocks: KVBlocks,
         geometry: KVGeometry,
         threads: Threads,
     ) -> None:
         self._forward = forward
-        self._tapes = tapes if geometry.dtype == "bfloat16" else None
+        self._tapes = tapes
         self._blocks = blocks
         self._geometry = geometry
         self._threads = threads
@@ -59,18 +60,26 @@ class TransformerEngine:
         prompts it may keep so many bytes of weights in another layout.
         Raises EngineError when model and memory do not fit.
         """
-        geometry = memory.geometry
-        model = skeleton(read_configuration(path), getattr(torch, geometry.dtype))
-        tensors = views(memory.weights, memory.tensors)
-        expect_quantized(model, tensors)
-        expect_compressed(model, tensors)
-        bind(model, tensors)
-        recorder = speed_up(model)
-        assert isinstance(memory.blocks, memoryview), "the host's memory"
-        blocks = KVBlocks.over(memory.blocks, geometry)
-        forward = Forward(model)
-        tapes = Tapes(forward, recorder, geometry)
-        engine = cls(forward, tapes, blocks, geometry, Threads(threads))
+        model = bound(path, memory)
+        return cls.of(model, speed_up(model), memory, threads, max_private_bytes)
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        recorder: Recorder,
+        memory: MappedMemory,
+        threads: int,
+        max_private_bytes: int,
+    ) -> "TransformerEngine":
+        """The same of a bound model with stand-ins; the `recorder` is theirs."""
+        forward, geometry = Forward(model), memory.geometry
+        tapes: Tapes | ByModules = Tapes(forward, recorder, geometry)
+        if geometry.dtype == "float32":
+            reason = "float32 is computed by transformers' modules"
+            tapes = ByModules(forward, CpuAttention, reason)
+        blocks = blocks_of(memory)
+        engine = TransformerEngine(forward, tapes, blocks, geometry, Threads(threads))
         engine.private_bytes = 0 if is_ours() else lay_out(model, max_private_bytes)
         return engine
 
@@ -128,18 +137,26 @@ class TransformerEngine:
     @property
     def without_tapes(self) -> str:
         """Why decode steps go through transformers' modules; empty where tapes do."""
-        if self._tapes is None:
-            return "float32 is computed by transformers' modules"
         return self._tapes.reason
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         batch = pack(chunks, blocks.block_size)
-        logits = self._logits(batch, blocks)
-        return draw(logits, chunks)
+        return draw(self._tapes.logits(batch, blocks, self._threads.count), chunks)
 
-    def _logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
-        """Of the rows that are sampled."""
-        if self._tapes is not None:
-            return self._tapes.logits(batch, blocks, self._threads.count)
-        rows = torch.from_numpy(batch.last_rows)
-        return self._forward(batch, CpuAttention(blocks, batch), rows)
+
+def bound(path: Path, memory: MappedMemory) -> Any:
+    """The model of `path` over weights already loaded, with transformers' modules.
+
+    Raises UnsupportedModel.
+    """
+    model = skeleton(read_configuration(path), getattr(torch, memory.geometry.dtype))
+    tensors = views(memory.weights, memory.tensors)
+    expect_quantized(model, tensors)
+    expect_compressed(model, tensors)
+    bind(model, tensors)
+    return model
+
+
+def blocks_of(memory: MappedMemory) -> KVBlocks:
+    assert isinstance(memory.blocks, memoryview), "the host's memory"
+    return KVBlocks.over(memory.blocks, memory.geometry)

@@ -25,10 +25,12 @@ from worker.core import Core
 from worker.exchange import Exchange
 from worker.in_force import show
 from worker.inbox import Inbox, fill
+from worker.kernels import NoKernels, take_up_kernels
 from worker.publisher import Publisher
 from worker.rounds import run
 from worker.settings import WorkerSettings
 from worker.startup import Stopped, attach, build_engine, preload
+from worker.succession import Succession
 
 # The engine's thread must not keep the loop waiting for the interpreter: the default of
 # 5 ms is longer than a step of a small model.
@@ -78,8 +80,7 @@ class Worker:
         engine, in_force = await asyncio.get_running_loop().run_in_executor(
             thread, build_engine, settings, attachment
         )
-        self._in_force = in_force
-        show(in_force)
+        self._runs_on(in_force)
         batch = Batch(settings.max_num_batched_tokens)
         cores = len(os.sched_getaffinity(0)) if in_force.threads else 0
         phases = frozenset(settings.each_phase)
@@ -100,6 +101,9 @@ class Worker:
             # A read of Redis that gets something at that moment loses its cancellation
             # (redis-py waits by wait_for); it looks at `stopping` before the next one.
             rounds.add_done_callback(lambda _: stopping.set())
+            if isinstance(engine, Succession):
+                following = self._take_up_kernels(engine, stopping)
+                tasks.create_task(following, name="kernels")
             self._ready.set()
             words = in_force.in_words()
             logger.info("worker.ready", phases=settings.each_phase, runs_on=words)
@@ -113,6 +117,23 @@ class Worker:
         with suppress(*LOST):  # its name is all that would stay behind
             for consumer in consumers.values():
                 await consumer.leave()
+
+    async def _take_up_kernels(
+        self, succession: Succession, stopping: asyncio.Event
+    ) -> None:
+        """What is said of this process is true before, after, and if it never comes."""
+        assert self._in_force, "it serves already"
+        try:
+            found = await take_up_kernels(succession, self._settings, stopping)
+        except NoKernels as error:
+            logger.warning("kernels.missing", reason=str(error))
+            found = self._in_force.changed(without_replay=f"no kernels: {error}")
+        if found:
+            self._runs_on(found)
+
+    def _runs_on(self, found: InForce) -> None:
+        self._in_force = found
+        show(found)
 
     def _consumers(
         self, redis: Redis, phases: frozenset[Phase]

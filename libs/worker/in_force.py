@@ -54,7 +54,8 @@ def on_gpu(
 
 
 def show(in_force: InForce) -> None:
-    """To Prometheus."""
+    """To Prometheus, in place of what was in force before."""
+    metrics.COMPUTE.clear()
     metrics.COMPUTE.labels(
         device=in_force.device,
         dtype=in_force.dtype,

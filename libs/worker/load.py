@@ -40,15 +40,20 @@ def main(block_size: int) -> None:
 
 
 def load_checkpoint(settings: WorkerSettings, block_size: int) -> None:
-    from engine.checkpoint import Checkpoint  # torch: seconds that a fake need not wait
+    # torch: seconds that a fake need not wait
+    from engine.checkpoint import Checkpoint
+    from engine.compiled import are_compiled
 
+    kernels = are_compiled()
     checkpoint = Checkpoint.read(
         Path(settings.model),
         settings.dtype,
         block_size,
         settings.device,
         settings.quantization,
-        compression=settings.compression,
+        # Without kernels each step would have to expand them.
+        compression=settings.compression and kernels,
+        kernels=kernels,
     )
     load = BeginLoad(
         facts=checkpoint.facts,

@@ -2,11 +2,10 @@
 
 import asyncio
 import importlib
-import os
 import sys
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,15 +21,17 @@ from kv.operations import Loading, LoadWanted
 from kv.segments import Mapping
 from mesh.errors import ConfigurationError
 from mesh.runtime import EXIT_CONFIGURATION
-from mesh.sprout import Process, sprout
-from mesh.timing import every, pause
+from mesh.timing import every
 from protocol.messages import InForce
 from worker import in_force
+from worker.errand import run_errand
 from worker.settings import WorkerSettings
+from worker.succession import Succession
 from worker.zero_copy import require
 
 if TYPE_CHECKING:  # they need torch
     from engine.cuda_engine import CudaEngine
+    from engine.eager import EagerEngine
     from engine.memory import MappedMemory
     from engine.transformer import TransformerEngine
 
@@ -92,38 +93,12 @@ async def run_loader(
 ) -> None:
     """Fill the weights from a process of its own, whose memory ends with it."""
     logger.info("weights.wanted", model=settings.model)
-    with TemporaryFile() as said:
-        loader = await _start_loader(settings, block_size, said.fileno())
-        async with asyncio.TaskGroup() as tasks:
-            limit = tasks.create_task(
-                _end(loader, settings.load_timeout_seconds, stopping),
-                name="loader limit",
-            )
-            code = await loader.wait()
-            limit.cancel()
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else "no reason given"
+    argv = sys.executable, "-m", "worker.load", str(block_size)
+    code, reason = await run_errand(settings, argv, stopping)
     if code == EXIT_CONFIGURATION:
         raise ConfigurationError(reason)
     if code != 0 and not stopping.is_set():
         raise LoaderFailed(f"exit {code}: {reason}")
-
-
-async def _start_loader(
-    settings: WorkerSettings, block_size: int, stderr: int
-) -> Process:
-    argv = (sys.executable, "-m", "worker.load", str(block_size))
-    if settings.stem_socket:
-        stdout = sys.stdout.fileno()
-        return await sprout(settings.stem_socket, argv, os.environ, stdout, stderr)
-    return await asyncio.create_subprocess_exec(*argv, stderr=stderr)
-
-
-async def _end(loader: Process, seconds: float, stopping: asyncio.Event) -> None:
-    await pause(seconds, stopping)
-    with suppress(ProcessLookupError):  # it ended just now
-        loader.kill()
 
 
 def preload(settings: WorkerSettings) -> None:
@@ -134,13 +109,16 @@ def preload(settings: WorkerSettings) -> None:
         importlib.import_module("engine.cuda_engine")
     else:
         share_pool()
-        importlib.import_module("engine.transformer")
+        importlib.import_module("engine.eager")
 
 
 def build_engine(
     settings: WorkerSettings, attachment: Attachment
 ) -> tuple[Engine, InForce]:
-    """The engine over the pool's memory, compiled and warm, and what it runs on."""
+    """The engine over the pool's memory, warm, and what it runs on.
+
+    A `Succession` where kernels are still to be compiled.
+    """
     if settings.engine == COUNTING:
         counting = CountingEngine(attachment.facts.vocab_size)
         return counting, in_force.of_counting(settings)
@@ -157,35 +135,70 @@ def build_engine(
         # Of the logits' norm, against the weights as they were.
         error = round(attachment.facts.quantization_error, 4)
         logger.info("weights.quantized", to=settings.quantization, logits_error=error)
-    engine: TransformerEngine | CudaEngine
-    if isinstance(attachment.blocks, Mapping):
-        attachment.blocks.populate()
-        engine, found = _on_cpu(settings, memory, attachment.blocks.fd)
-    else:
-        engine, found = _on_gpu(settings, memory, attachment.max_model_len)
+    if not isinstance(attachment.blocks, Mapping):
+        on_gpu = _on_gpu(settings, memory, attachment.max_model_len)
+        return _checked(settings, attachment, *on_gpu)
+    attachment.blocks.populate()
+    return _on_cpu(settings, attachment, memory, attachment.blocks.fd)
+
+
+def _checked(
+    settings: WorkerSettings,
+    attachment: Attachment,
+    engine: "TransformerEngine | CudaEngine",
+    found: InForce,
+) -> tuple[Engine, InForce]:
     if settings.require_zero_copy:
         require(settings, attachment, engine.places, found)
     return engine, found
 
 
 def _on_cpu(
-    settings: WorkerSettings, memory: "MappedMemory", shared_fd: int
-) -> "tuple[TransformerEngine, InForce]":
-    from engine.compiled import MACHINE_CODE
+    settings: WorkerSettings,
+    attachment: Attachment,
+    memory: "MappedMemory",
+    shared_fd: int,
+) -> tuple[Engine, InForce]:
+    from engine.compiled import are_compiled
     from engine.cores import Cores
+    from engine.eager import EagerEngine
     from engine.transformer import TransformerEngine
 
-    if not MACHINE_CODE.exists():
-        logger.info("kernels.compiling", folder=str(MACHINE_CODE))
-    computes_prompts = settings.phases != "decode" and not settings.require_zero_copy
-    private = settings.max_private_bytes if computes_prompts else 0
     path, threads = Path(settings.model), settings.threads
-    engine = TransformerEngine.build(path, memory, threads, private)
-    if engine.private_bytes:
-        logger.info("weights.laid_out", num_bytes=engine.private_bytes)
+    if are_compiled():
+        private = _private_bytes(settings)
+        engine = TransformerEngine.build(path, memory, threads, private)
+        _tell_of_copies(engine)
+    else:
+        engine = EagerEngine(path, memory, threads)
     engine.warm_up()
     engine.compete(Cores(shared_fd))
-    return engine, in_force.on_cpu(settings, engine)
+    found = in_force.on_cpu(settings, engine)
+    answer = _checked(settings, attachment, engine, found)
+    if isinstance(engine, EagerEngine):
+        heir = partial(_with_kernels, settings, attachment, engine)
+        return Succession(engine, heir), found
+    return answer
+
+
+def _with_kernels(
+    settings: WorkerSettings, attachment: Attachment, engine: "EagerEngine"
+) -> tuple[Engine, InForce]:
+    """The engine that follows one that serves without kernels."""
+    heir = engine.with_kernels(attachment.facts, _private_bytes(settings))
+    _tell_of_copies(heir)
+    return _checked(settings, attachment, heir, in_force.on_cpu(settings, heir))
+
+
+def _private_bytes(settings: WorkerSettings) -> int:
+    """At most so many of weights may be laid out anew."""
+    computes_prompts = settings.phases != "decode" and not settings.require_zero_copy
+    return settings.max_private_bytes if computes_prompts else 0
+
+
+def _tell_of_copies(engine: "TransformerEngine") -> None:
+    if engine.private_bytes:
+        logger.info("weights.laid_out", num_bytes=engine.private_bytes)
 
 
 def why_whole(settings: WorkerSettings, mps: Mps) -> str:

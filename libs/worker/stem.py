@@ -13,7 +13,7 @@ import sys
 from engine.openmp import share_pool
 from mesh.stem import serve
 
-MODULES = "worker.app", "engine.transformer", "engine.checkpoint"
+MODULES = "worker.app", "engine.eager", "engine.checkpoint"
 
 
 def main(descriptor: int) -> None:

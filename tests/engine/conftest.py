@@ -11,6 +11,7 @@ import transformers
 from small_models import BLOCK_SIZE, FAMILIES, GREEDY, NUM_BLOCKS, Sequences, save_model
 
 from engine.checkpoint import Checkpoint
+from engine.eager import EagerEngine
 from engine.memory import MappedMemory
 from engine.transformer import TransformerEngine
 from protocol.memory import DType, Quantization
@@ -32,14 +33,20 @@ class Memory:
         # All ones is NaN in both dtypes: whoever reads an unwritten slot, shows it.
         self.blocks = memoryview(bytearray(b"\xff" * size))
 
-    def engine(self) -> TransformerEngine:
-        memory = MappedMemory(
+    @property
+    def mapped(self) -> MappedMemory:
+        return MappedMemory(
             self.weights,
             self.checkpoint.tensors,
             self.blocks,
             self.checkpoint.geometry,
         )
-        return TransformerEngine.build(self.path, memory, threads=1)
+
+    def engine(self) -> TransformerEngine:
+        return TransformerEngine.build(self.path, self.mapped, threads=1)
+
+    def eager_engine(self) -> EagerEngine:
+        return EagerEngine(self.path, self.mapped, threads=1)
 
 
 @pytest.fixture(scope="session", autouse=True)

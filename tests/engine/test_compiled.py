@@ -4,7 +4,7 @@ from pathlib import Path
 
 from numba import config
 
-from engine.compiled import MACHINE_CODE, machine_code_folder
+from engine.compiled import MACHINE_CODE, machine_code_folder, marker
 
 
 def test_a_change_of_any_source_has_its_own_folder(tmp_path: Path) -> None:
@@ -27,3 +27,11 @@ def test_kernels_are_kept_there() -> None:
     numba looks for the machine code of this process's kernels in that folder.
     """
     assert Path(config.CACHE_DIR) == MACHINE_CODE
+
+
+def test_that_all_of_them_are_is_said_for_this_processor() -> None:
+    """
+    In the same folder, under a name that is always the same here.
+    """
+    assert marker().parent == MACHINE_CODE
+    assert marker() == marker.__wrapped__()

@@ -26,7 +26,7 @@ from engine.forward import Forward
 from engine.graphs import Packed, Sizes
 from engine.interface import Chunk
 from engine.products import Gated, Product, Sum
-from engine.proof import learn, prove, prove_stand_ins
+from engine.proof import learn, own_logits, prove, prove_stand_ins
 from engine.skeleton import bind, skeleton, state
 from engine.stand_ins import are_equal
 from engine.triton_linear import ROWS, TILINGS
@@ -103,7 +103,8 @@ def test_stand_ins_answer_as_the_modules(
     assert {RMSNorm, GatedMLP} <= kinds
     adds_itself = isinstance(model.served.model.layers[0].self_attn.o_proj, Identity)
     assert adds_itself == (name != "gemma3")  # whose layers have a form of their own
-    prove_stand_ins(model.loaded, model.served, model.facts, model.geometry, BACKEND)
+    expected = own_logits(model.loaded, model.facts, BACKEND)
+    prove_stand_ins(expected, model.served, model.facts, model.geometry, BACKEND)
 
 
 def test_projections_side_by_side_are_one_product(

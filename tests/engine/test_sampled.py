@@ -15,7 +15,7 @@ from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.errors import UnsupportedModel
 from engine.interface import Chunk
-from engine.proof import prove_stand_ins
+from engine.proof import own_logits, prove_stand_ins
 from engine.recorder import Recorder
 from engine.sampled import sampled_logits
 from engine.token_wise import TokenWise
@@ -141,7 +141,7 @@ def test_a_model_that_needs_the_other_rows_is_refused(
 
     with pytest.raises(UnsupportedModel, match="sampled rows alone differ"):
         prove_stand_ins(
-            checkpoint._loaded,
+            own_logits(checkpoint._loaded, checkpoint.facts),
             served,
             checkpoint.facts,
             checkpoint.geometry,

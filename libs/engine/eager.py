@@ -1,0 +1,55 @@
+"""The engine while kernels are not compiled yet: transformers' modules and plain torch.
+
+Weights that lie in another form than bfloat16 are expanded for each product, and nothing
+is kept: its memory is the same as that of the engine that follows it.
+"""
+
+from pathlib import Path
+
+from engine.forward import ByModules, Forward
+from engine.memory import MappedMemory
+from engine.modules import speed_up
+from engine.proof import WITHOUT_KERNELS, paged_logits, prove_stand_ins
+from engine.reference import ReferenceAttention
+from engine.threads import Threads
+from engine.transformer import TransformerEngine, blocks_of, bound
+from protocol.memory import ModelFacts
+
+REASON = "kernels are being compiled"
+
+
+class EagerEngine(TransformerEngine):
+    """Answers as the model does; `with_kernels` gives the engine that follows it."""
+
+    def __init__(self, path: Path, memory: MappedMemory, threads: int) -> None:
+        """Over weights already loaded and blocks in use. Raises UnsupportedModel."""
+        forward = Forward(bound(path, memory))
+        by_modules = ByModules(forward, ReferenceAttention, REASON)
+        blocks, geometry = blocks_of(memory), memory.geometry
+        # A core is the compiler's: on the same one, a product's other threads would wait.
+        fewer = max(1, Threads(threads).limit - 1)
+        super().__init__(forward, by_modules, blocks, geometry, Threads(fewer))
+        self._all_threads = threads
+        # Now: to build one changes torch's default dtype, for all threads.
+        self._other = bound(path, memory)
+        self._memory = memory
+
+    def with_kernels(
+        self, facts: ModelFacts, max_private_bytes: int = 0
+    ) -> TransformerEngine:
+        """The engine of `TransformerEngine.build`, warm; to be asked for once.
+
+        This one may compute meanwhile, on another thread. Raises UnsupportedModel when
+        the other one would not answer as this one does.
+        """
+        model, geometry = self._other, self._geometry
+        expected = paged_logits(model, facts, geometry, WITHOUT_KERNELS)
+        recorder = speed_up(model)
+        prove_stand_ins(expected, model, facts, geometry, recorder=recorder)
+        engine = TransformerEngine.of(
+            model, recorder, self._memory, self._all_threads, max_private_bytes
+        )
+        engine.warm_up()
+        if self._cores is not None:
+            engine.compete(self._cores)
+        return engine
