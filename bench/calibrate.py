@@ -68,7 +68,8 @@ GUESS = Device(
     step_seconds=0.001,
     sequence_seconds=0.0002,
     handoff_seconds=0.003,
-    request_seconds=0.004,
+    door_seconds=0.001,
+    request_seconds=0.003,
     num_cores=os.cpu_count() or 1,
 )
 FITTED = (
@@ -76,6 +77,7 @@ FITTED = (
     "peak_bytes",
     "step_seconds",
     "sequence_seconds",
+    "door_seconds",
     "request_seconds",
     "handoff_seconds",
     "compute_elasticity",

@@ -1,7 +1,8 @@
 """Finds the figures of a device with which simulated loads take as long as real ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import exp, log
 from statistics import fmean, median
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from bench.simulation.pool import Pool, closed_loop, open_loop
 from bench.workload import Planned
 
 FIRST_STEP = 0.5  # of a figure's logarithm
-LAST_STEP = 0.01
+LAST_STEP = 0.02
+WORTHWHILE = 0.995  # of an error: with less to gain steps become smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +85,28 @@ def on(design: Design, device: Device) -> Design:
 def fitted(
     device: Device, names: Sequence[str], error: Callable[[Device], float]
 ) -> Device:
-    """With those figures changed, one at a time, until no small change is better.
+    """With those figures changed until no small change is better: of one, or of two at a
+    time, since what one has too much of another may lack.
 
     They stay positive: steps are factors. Where it begins matters little, but not nothing.
     """
+    signs = (1, -1)
+    moves = [{name: sign} for name in names for sign in signs]
+    for one, other in combinations(names, 2):
+        moves += [{one: first, other: then} for first in signs for then in signs]
     best, least, step = device, error(device), FIRST_STEP
     while step >= LAST_STEP:
         before = least
-        for name in names:
-            for factor in (exp(step), exp(-step)):
-                figure = getattr(best, name) * factor
-                candidate = best.model_copy(update={name: figure})
-                if (found := error(candidate)) < least:
-                    best, least = candidate, found
-                    break
-        if least == before:
+        for move in moves:
+            while (found := error(moved := _moved(best, move, step))) < least:
+                best, least = moved, found
+        if least > WORTHWHILE * before:
             step /= 2
     return best
+
+
+def _moved(device: Device, move: Mapping[str, int], step: float) -> Device:
+    figures = {
+        name: getattr(device, name) * exp(sign * step) for name, sign in move.items()
+    }
+    return device.model_copy(update=figures)

@@ -16,6 +16,10 @@ class Chip:
         self.shares = shares
         self._seen: tuple[object, ...] = ()
 
+    @property
+    def is_full(self) -> bool:
+        return any(worker.is_busy for worker in self.workers)
+
     def start(self, now: float) -> None:
         """Whoever idles and has something to do begins; who goes on is told its share."""
         taking = [w for w in self.workers if not w.is_busy and w.take()]

@@ -66,6 +66,11 @@ class Cores:
         self._line = deque(_Side(each, phase) for phase, each in enumerate(workers))
         self._computing = list[_Side]()
 
+    @property
+    def is_full(self) -> bool:
+        taken = sum(each.count for each in self._computing if each.worker.is_busy)
+        return taken == self._num_cores
+
     def start(self, now: float) -> None:
         """Whoever has something to do begins, if there are cores; who goes on under
         other terms is called back after its step."""

@@ -14,8 +14,9 @@ H200 SXM; dense bfloat16). The rest, for GPUs:
 * `contention`: how much longer a step takes for sharing memory and caches with one of the
   other phase. MuxWise (arXiv 2504.14489) saw up to 0.2 on A100 and 0.3 on H100; on an H200
   two products on halves of the SMs lost 0.22 by each other (our results).
-* `handoff_seconds`, `request_seconds`: of the mesh around the engine. Measured on CPUs
-  only; for GPUs assumed.
+* `door_seconds`, `request_seconds`, `handoff_seconds`: of the processes around the engine,
+  the first of a gateway that takes one request after the other. Measured on CPUs only,
+  where these processes share cores with the steps (see pool.py); for GPUs assumed.
 """
 
 from pathlib import Path
@@ -40,6 +41,7 @@ class Device(BaseModel, frozen=True, extra="forbid"):
     step_seconds: float = Field(default=0.0005, ge=0)  # of each step, whatever is in it
     sequence_seconds: float = Field(default=0.0, ge=0)  # of each sequence in a step
     handoff_seconds: float = Field(default=0.002, ge=0)  # from prefill to decode
+    door_seconds: float = Field(default=0.0, ge=0)  # of each request, one at a time
     request_seconds: float = Field(default=0.003, ge=0)  # before a worker has it
     num_cores: int = Field(default=0, ge=0)  # that steps take whole; 0: a GPU's SMs
 

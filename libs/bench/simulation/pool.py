@@ -20,6 +20,8 @@ from bench.simulation.timers import NEVER, Timers
 from bench.simulation.worker import Exits, Rules, Worker
 from bench.workload import Planned
 
+CROWDED = 2  # times as long takes what shares a core with a step
+
 
 class Pool:
     """Its requests become outcomes; nothing is lost."""
@@ -33,6 +35,7 @@ class Pool:
         self.num_preempted = 0
         self.on_end: Callable[[float], None] = lambda now: None
         self._num_added = 0
+        self._taken_in = 0.0  # when the latest request was
         self._waiting = deque[Sequence]()
         self._timers = Timers()
         self._links: list[Link] = []
@@ -69,8 +72,10 @@ class Pool:
         self.num_open += 1
         self._seen.arrived(sequence)
         self._watch(now)
-        delay = self.design.costs.device.request_seconds
-        self._timers.at(now + delay, lambda at: self._line_up(sequence, at))
+        device = self.design.costs.device
+        self._taken_in = max(self._taken_in, now) + self._beside(device.door_seconds)
+        then = self._taken_in + self._beside(device.request_seconds)
+        self._timers.at(then, lambda at: self._line_up(sequence, at))
 
     def advance(self, until: float = NEVER) -> None:
         """Let happen what happens until then."""
@@ -114,7 +119,7 @@ class Pool:
         decode = self._worker(design.decode, room, deque(), _nowhere)
 
         def hand_off(sequence: Sequence, now: float) -> None:
-            then = now + design.costs.device.handoff_seconds
+            then = now + self._beside(design.costs.device.handoff_seconds)
             self._timers.at(then, lambda at: decode.join(sequence, at))
 
         prefill = self._worker(design.prefill, room, self._waiting, hand_off)
@@ -155,6 +160,13 @@ class Pool:
 
         exits = Exits(prefilled, self._finished, self._preempted)
         return Worker(self.design.costs, rules, room, waiting, exits)
+
+    def _beside(self, seconds: float) -> float:
+        """Of work beside the engine. While steps have all cores it shares one of them."""
+        is_crowded = self.design.costs.device.num_cores and all(
+            chip.is_full for chip in self.chips
+        )
+        return CROWDED * seconds if is_crowded else seconds
 
     def _line_up(self, sequence: Sequence, now: float) -> None:
         self._waiting.append(sequence)

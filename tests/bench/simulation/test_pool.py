@@ -192,7 +192,8 @@ def test_shares_that_are_more_than_there_is_take_what_the_other_leaves() -> None
 def test_steps_of_cores_take_turns() -> None:
     """
     Where both phases may have everything, a prompt waits for the step that has begun and
-    then has the whole device; the stream waits for the prompt.
+    then has the whole device; the stream waits for the prompt. Its way to the worker is
+    twice as long, beside steps that have all cores.
     """
     cores = replace(COSTS, device=DEVICE.model_copy(update={"num_cores": 2}))
     stream, late = request(10, 4000), request(100, 1, at=1.0)
@@ -202,8 +203,23 @@ def test_steps_of_cores_take_turns() -> None:
     whole = prompt_seconds(100, ALONE)
     asked, streamed = sorted(outcomes, key=lambda each: each.num_output_tokens)
     step = min(streamed.itls)
-    assert whole <= asked.ttft - DEVICE.request_seconds <= whole + 2 * step
+    waited = asked.ttft - 2 * DEVICE.request_seconds - whole
+    assert 0 <= waited <= 2 * step
     assert whole < max(streamed.itls) < whole + 3 * step
+
+
+def test_a_gateway_takes_one_request_after_the_other() -> None:
+    """
+    Of three that come at once the last one waits for the two before it, and then takes as
+    long as they did.
+    """
+    costs = replace(COSTS, device=DEVICE.model_copy(update={"door_seconds": 1.0}))
+
+    outcomes = open_loop([Pool(design("fused", costs))], [request(10, 1)] * 3)
+
+    first, second, third = sorted(each.ttft for each in outcomes)
+    assert first == pytest.approx(1.0 + DEVICE.request_seconds + prompt_seconds(10))
+    assert (second - first, third - second) == (pytest.approx(1.0), pytest.approx(1.0))
 
 
 def test_a_controller_sees_windows_and_changes_shares() -> None:
