@@ -21,6 +21,7 @@ from protocol.messages import (
     PrefillJob,
     RequestId,
     Shares,
+    SteeredShares,
     TokenEvent,
     TokenEvents,
     WorkerStatus,
@@ -193,9 +194,11 @@ class FakePool:
                 for entry in await self._control.read(16):
                     self._note(decode_control(entry.fields[b"body"]))
 
-    def _note(self, order: Cancel | Shares | ForgetShares) -> None:
+    def _note(self, order: Cancel | Shares | SteeredShares | ForgetShares) -> None:
         match order:
             case Cancel(request_id=request_id):
                 self.cancelled.append(request_id)
+            case SteeredShares(shares=shares):
+                self.shares.append(shares)
             case Shares() | ForgetShares():
                 self.shares.append(order)

@@ -17,8 +17,9 @@ RequestId = NewType("RequestId", str)
 
 FinishReason = Literal["stop", "length", "abort"]
 Phase = Literal["prefill", "decode"]
-# Who a pool's shares are by: they follow its queue, its settings fix them, or an order.
-SharesBy = Literal["queue", "start", "order"]
+# Who a pool's shares are by: they follow its queue, its settings fix them, a person
+# ordered them, or the controller did.
+SharesBy = Literal["queue", "start", "order", "controller"]
 
 
 class PrefillJob(Message):
@@ -91,6 +92,13 @@ class Shares(Message):
         return f"{self.prefill}/{self.decode}"
 
 
+class SteeredShares(Message):
+    """Those that the controller decided for. They yield to a person's order."""
+
+    type: Literal["steered_shares"] = "steered_shares"
+    shares: Shares
+
+
 class ForgetShares(Message):
     """Nobody's order holds any more: the shares are again what they are at the start."""
 
@@ -120,6 +128,7 @@ Reason = Literal[
     "the split was better",
     "a split was worse",
     "no longer needed",
+    "a person's order",
 ]
 
 
@@ -302,14 +311,18 @@ class PoolStatus(Message):
         }
 
 
-Control = Annotated[Cancel | Shares | ForgetShares, Field(discriminator="type")]
+Control = Annotated[
+    Cancel | Shares | SteeredShares | ForgetShares, Field(discriminator="type")
+]
 Job = Annotated[PrefillJob | DecodeJob, Field(discriminator="type")]
 Reply = Annotated[TokenEvents | Failed, Field(discriminator="type")]
 Status = Annotated[WorkerStatus | PoolStatus, Field(discriminator="type")]
 
 decode_job: Decoder[PrefillJob | DecodeJob] = Decoder(Job)
 decode_transfer: Decoder[TransferJob] = Decoder(TransferJob)
-decode_control: Decoder[Cancel | Shares | ForgetShares] = Decoder(Control)
+decode_control: Decoder[Cancel | Shares | SteeredShares | ForgetShares] = Decoder(
+    Control
+)
 decode_shares: Decoder[Shares] = Decoder(Shares)
 decode_latencies: Decoder[Latencies] = Decoder(Latencies)
 decode_decision: Decoder[Decision] = Decoder(Decision)

@@ -60,7 +60,7 @@ class Handlers:
         """Who decides them; empty where no phase has one."""
         if not view.is_divided:
             return ""
-        if self._settings.steers:
+        if self._settings.steers and status.shares_by != "order":
             return "controller"
         return "queue" if status.shares_by == "queue" else "people"
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import structlog
 from redis.asyncio import Redis
 
-from gateway.admin import publish_shares
 from gateway.controller import Controller, Verdict
 from gateway.errors import Unavailable
 from gateway.latencies import Meter
@@ -28,7 +27,13 @@ from mesh.leader import Leadership
 from mesh.streams import Entry, Tail, send
 from mesh.timing import every, pause
 from protocol import keys
-from protocol.messages import Decision, Shares, decode_latencies
+from protocol.messages import (
+    Decision,
+    Shares,
+    SharesBy,
+    SteeredShares,
+    decode_latencies,
+)
 from protocol.wire import MalformedMessage, encode
 
 REPORTS_PER_WINDOW = 2
@@ -62,9 +67,8 @@ class Steered:
         return self.view.statuses[0].shares if self.view.is_divided else None
 
     @property
-    def follows_queue(self) -> bool:
-        """Nobody has decided anything yet."""
-        return self.view.statuses[0].shares_by == "queue"
+    def shares_by(self) -> SharesBy:
+        return self.view.statuses[0].shares_by
 
 
 @dataclass(slots=True)
@@ -151,13 +155,25 @@ class Steering:
             return
         load = collected.num_prompt_tokens / seconds
         window = Window(before, collected.ttfts, collected.tpots, load)
-        if self._pool.follows_queue:
-            verdict = Verdict(WHOLE, "begins")
-        else:
-            verdict = controller.decide(window)
-        if self._pool.follows_queue or verdict.shares != before:
-            await publish_shares(self._redis, self._pool.name, verdict.shares)
+        by = self._pool.shares_by
+        match by:
+            case "order":
+                verdict = Verdict(before, "a person's order")
+            case "queue":
+                verdict = Verdict(WHOLE, "begins")
+            case "start" | "controller":
+                verdict = controller.decide(window)
+        if by == "queue" or verdict.shares != before:
+            await self._order(verdict.shares)
         await self._tell(self._decision(window, verdict))
+
+    async def _order(self, shares: Shares) -> None:
+        """Not kept: a store that comes anew is told anew."""
+        stream, fields = (
+            keys.control(self._pool.name),
+            {"body": encode(SteeredShares(shares=shares))},
+        )
+        await send(self._redis, stream, fields, keys.MAX_CONTROL_ENTRIES)
 
     def _decision(self, window: Window, verdict: Verdict) -> Decision:
         seen = window.at(self._goals.percentile)

@@ -34,6 +34,7 @@ from protocol.messages import (
     Cancel,
     ForgetShares,
     Shares,
+    SteeredShares,
     WorkerStatus,
     decode_control,
     decode_shares,
@@ -215,6 +216,8 @@ async def obey(
                     pool.cancel(request_id)
                 case Shares():
                     pool.division.change(order)
+                case SteeredShares(shares=shares):
+                    pool.division.steer(shares)
                 case ForgetShares():
                     pool.division.change(None)
             on_change()

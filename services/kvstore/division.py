@@ -36,6 +36,7 @@ class Division:
         self._first = first
         self.call = call
         self._ordered: Shares | None = None
+        self._steered: Shares | None = None
         self._by_queue = ByQueue()
         self._phases: dict[str, tuple[Phase, ...]] = {}  # of each worker
         self._computing: dict[str, tuple[Phase, ...]] = {}  # of those with sequences
@@ -47,12 +48,15 @@ class Division:
     @property
     def shares(self) -> Shares:
         """In force."""
-        return self._ordered or self._first or self._by_queue.shares
+        ordered = self._ordered or self._steered
+        return ordered or self._first or self._by_queue.shares
 
     @property
     def shares_by(self) -> SharesBy:
         if self._ordered:
             return "order"
+        if self._steered:
+            return "controller"
         return "start" if self._first else "queue"
 
     def join(self, worker_id: str, phases: tuple[Phase, ...]) -> None:
@@ -77,7 +81,17 @@ class Division:
     def change(self, ordered: Shares | None) -> None:
         """In force for each worker from its next step on; None: as at the start."""
         before = self.shares
-        self._ordered = ordered
+        self._ordered, self._steered = ordered, None
+        self._follow(before)
+
+    def steer(self, shares: Shares) -> None:
+        """The controller's; a person's order stands until it is taken back."""
+        before = self.shares
+        if self._ordered is None:
+            self._steered = shares
+        self._follow(before)
+
+    def _follow(self, before: Shares) -> None:
         if self.shares == before:
             return
         self._changed_at = time.monotonic()

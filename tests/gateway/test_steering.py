@@ -99,6 +99,24 @@ async def test_it_begins_with_the_whole_machine_for_both(
     assert (begun.before, begun.reason) == (status.shares, "begins")
 
 
+async def test_a_person_s_order_stands(redis: Redis, pool: FakePool) -> None:
+    """
+    Whoever leads decides nothing then, however slow all is, and says why.
+    """
+    status = pool_status(shares=Shares(prefill=50, decode=50), shares_by="order")
+    await redis.set(keys.pool(POOL), encode(status))
+
+    async with steering(redis, "g1"):
+        slow = asyncio.create_task(measured(redis, SLOW), name="measured")
+        await wait_until(lambda: has(redis, 6))
+        slow.cancel()
+
+    decided = await decisions(redis)
+    assert {decision.reason for decision in decided} == {"a person's order"}
+    assert {decision.shares for decision in decided} == {status.shares}
+    assert pool.shares == []
+
+
 async def test_one_gateway_leads_and_another_follows_it(
     redis: Redis, pool: FakePool
 ) -> None:

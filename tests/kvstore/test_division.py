@@ -124,6 +124,27 @@ def test_the_same_shares_again_are_no_change(division: Division) -> None:
     assert (same - before, changes() - before) == (0, 1)
 
 
+def test_a_person_s_order_stands_until_it_is_taken_back() -> None:
+    """
+    What the controller says meanwhile is not heard, and what it said before is forgotten.
+    """
+    division, person, found = Division(), Shares(prefill=70, decode=30), []
+
+    for act in (
+        lambda: division.steer(SHARES),
+        lambda: division.change(person),
+        lambda: division.steer(SHARES),
+        lambda: division.change(None),
+        lambda: division.steer(WHOLE),
+    ):
+        act()
+        found.append((division.shares_by, division.shares))
+
+    order = ("order", person)
+    assert found[:3] == [("controller", SHARES), order, order]
+    assert found[3:] == [("queue", HALVES), ("controller", WHOLE)]
+
+
 def test_where_nobody_set_any_they_follow_the_queue() -> None:
     """
     Halves while few prompts wait, everything for both while they pile up; workers hear of

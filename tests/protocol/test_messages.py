@@ -14,6 +14,7 @@ from protocol.messages import (
     PoolStatus,
     RequestId,
     Shares,
+    SteeredShares,
     TokenEvent,
     TokenEvents,
     WorkerStatus,
@@ -66,7 +67,7 @@ def test_orders_survive_the_wire() -> None:
     A pool's control stream has cancels and shares, told apart by their tags.
     """
     cancel, shares = Cancel(request_id=RequestId("r1")), Shares(prefill=100, decode=1)
-    orders = [cancel, shares, ForgetShares()]
+    orders = [cancel, shares, SteeredShares(shares=shares), ForgetShares()]
 
     assert [decode_control(encode(order)) for order in orders] == orders
 

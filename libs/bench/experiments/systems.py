@@ -55,7 +55,7 @@ def _whole(blocks: int, _: SLO) -> System:
 
 
 def _dynamic(blocks: int, slo: SLO) -> System:
-    """From (100, 100) on, as the paper's released code. ConfigurationError without SLOs."""
+    """The controller begins with (100, 100). ConfigurationError without SLOs."""
     if not (slo.ttft and slo.tpot):
         raise ConfigurationError(
             "semi-dynamic comes after another system, or with --ttft-slo and --tpot-slo"
@@ -63,7 +63,7 @@ def _dynamic(blocks: int, slo: SLO) -> System:
     options = ["--kv-blocks", str(blocks)]
     options += ["--slo-ttft", f"{slo.ttft:.4f}"]
     options += ["--slo-tpot", f"{slo.tpot:.4f}"]
-    return System("semi-dynamic", tuple(options), (100, 100))
+    return System("semi-dynamic", tuple(options))
 
 
 KINDS: dict[str, Callable[[int, SLO], System]] = {

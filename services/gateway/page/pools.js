@@ -102,7 +102,7 @@ function showShares(section, pool) {
   const words = {
     controller: "follow the SLO" + (latest ? `; ${latest.leader} decides` : ""),
     queue: "follow the queue: nobody set any, and there is no SLO",
-    people: "as a person set them, or as at the start: no controller",
+    people: "as a person set them, or as at the start: nobody decides",
   };
   say(named(section, "deciding"), words[pool.shares_by] ?? "");
   say(named(section, "latest"), isSteered && latest ? inWords(latest) : "");
