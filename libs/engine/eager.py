@@ -53,3 +53,7 @@ class EagerEngine(TransformerEngine):
         if self._cores is not None:
             engine.compete(self._cores)
         return engine
+
+    def alone(self) -> None:
+        """Take all cores from the next step on: nobody compiles."""
+        self._threads = Threads(self._all_threads)

@@ -122,12 +122,13 @@ class Worker:
         self, succession: Succession, stopping: asyncio.Event
     ) -> None:
         """What is said of this process is true before, after, and if it never comes."""
-        assert self._in_force, "it serves already"
         try:
             found = await take_up_kernels(succession, self._settings, stopping)
         except NoKernels as error:
             logger.warning("kernels.missing", reason=str(error))
-            found = self._in_force.changed(without_replay=f"no kernels: {error}")
+            same, found = succession.without()
+            succession.offer(same)
+            found = found.changed(without_replay=f"no kernels: {error}")
         if found:
             self._runs_on(found)
 

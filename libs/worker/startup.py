@@ -177,7 +177,8 @@ def _on_cpu(
     answer = _checked(settings, attachment, engine, found)
     if isinstance(engine, EagerEngine):
         heir = partial(_with_kernels, settings, attachment, engine)
-        return Succession(engine, heir), found
+        without = partial(_without_kernels, settings, engine)
+        return Succession(engine, heir, without), found
     return answer
 
 
@@ -188,6 +189,14 @@ def _with_kernels(
     heir = engine.with_kernels(attachment.facts, _private_bytes(settings))
     _tell_of_copies(heir)
     return _checked(settings, attachment, heir, in_force.on_cpu(settings, heir))
+
+
+def _without_kernels(
+    settings: WorkerSettings, engine: "EagerEngine"
+) -> tuple[Engine, InForce]:
+    """The same one, when nobody compiles any more."""
+    engine.alone()
+    return engine, in_force.on_cpu(settings, engine)
 
 
 def _private_bytes(settings: WorkerSettings) -> int:

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from engine.interface import Chunk, Drawn, Engine
 from protocol.messages import InForce
 
+Heir = Callable[[], tuple[Engine, InForce]]  # and what it runs on
+
 
 class Succession:
     """Computes by one engine, and from the first step after `offer` on by the other.
@@ -13,12 +15,10 @@ class Succession:
     Both see the same memory, so nothing else changes hands but their share.
     """
 
-    def __init__(
-        self, first: Engine, heir: Callable[[], tuple[Engine, InForce]]
-    ) -> None:
-        """`heir` makes the other one, warm, and says what it runs on."""
+    def __init__(self, first: Engine, heir: Heir, without: Heir) -> None:
+        """`heir` makes the other one, warm; `without` is for when there will be none."""
         self._engine = first
-        self.heir = heir
+        self.heir, self.without = heir, without
         self._next: Engine | None = None
         self._share: tuple[int, int] | None = None
 

@@ -29,7 +29,7 @@ class Other(CountingEngine):
 
 
 def succession(heir: Callable[[], tuple[Engine, InForce]]) -> Succession:
-    return Succession(CountingEngine(100), heir)
+    return Succession(CountingEngine(100), heir, heir)
 
 
 async def test_an_engine_follows_when_they_are_compiled() -> None:

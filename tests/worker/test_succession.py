@@ -35,7 +35,7 @@ def test_it_changes_between_two_steps() -> None:
     """
     steps: list[str] = []
     first, second = Named("first", steps), Named("second", steps)
-    engine = Succession(first, nobody)
+    engine = Succession(first, nobody, nobody)
 
     for _ in range(2):
         with engine.turn():
@@ -50,7 +50,7 @@ def test_the_share_stays_what_it_is() -> None:
     The second computes on the part that the first was given last.
     """
     first, second = Named("first", []), Named("second", [])
-    engine = Succession(first, nobody)
+    engine = Succession(first, nobody, nobody)
     engine.share(60, 1)
     engine.share(30, 2)
 
