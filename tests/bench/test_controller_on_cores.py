@@ -30,7 +30,7 @@ def test_it_does_no_worse_than_no_split(name: str, window_seconds: float) -> Non
     ours = mean_of(design(window_seconds=window_seconds), BY_NAME[name])
     whole = mean_of(design(), BY_NAME[name])
 
-    assert ours.attainment >= whole.attainment - 0.012
+    assert ours.attainment >= whole.attainment - 0.02
     assert ours.changes <= 1.5
 
 
