@@ -6,6 +6,7 @@ While these products pass, memory is asked for what comes next.
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -32,26 +33,20 @@ class Starts(NamedTuple):
 
 @intrinsic
 def score_four(
-    typing: Any,
-    out: Any,
-    left: Any,
-    keys: Any,
-    starts: Any,
-    following: Any,
-    rows: Any,
-    depth: Any,
+    typing: Any, out: Any, left: Any, keys: Any, starts: Any, shape: Any
 ) -> Any:
     """out[row, LANES x block + slot] = left[row] . key, of blocks of LANES slots.
 
-    Elements and `depth` as of `engine.vectors.multiply_add`; `keys` are all memory. Of
-    what lies at `following` memory is asked for as many bytes as the keys have.
+    Elements as of `engine.vectors.multiply_add`, `keys` are all memory, the shape is (rows,
+    depth). Starts are (of these keys, of what follows): for as many bytes as the keys
+    have, memory is asked meanwhile.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = Emitter(context, builder, signature)
+        emit, unpack = Emitter(context, builder, signature), _unpacking(builder)
         out, left, keys = (emit.part(i, arguments[i]) for i in range(3))
-        starts, following = (_of(builder, arguments[i]) for i in (3, 4))
-        rows, depth = arguments[5:]
+        starts, following = map(unpack, unpack(arguments[3]))
+        rows, depth = unpack(arguments[4])
 
         def score(row: Any, count: int) -> None:
             sums = _Sums(emit, builder, count)
@@ -66,20 +61,12 @@ def score_four(
         _by_fours(builder, rows, score)
         return context.get_dummy_value()
 
-    numbers = types.int64, types.int64
-    return types.void(out, left, keys, starts, following, *numbers), generate
+    return types.void(out, left, keys, starts, shape), generate
 
 
 @intrinsic
 def answer_four(
-    typing: Any,
-    out: Any,
-    left: Any,
-    values: Any,
-    starts: Any,
-    following: Any,
-    rows: Any,
-    depth: Any,
+    typing: Any, out: Any, left: Any, values: Any, starts: Any, shape: Any
 ) -> Any:
     """out += left @ values, of COLUMNS of them and blocks of `depth` elements.
 
@@ -87,10 +74,10 @@ def answer_four(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = Emitter(context, builder, signature)
+        emit, unpack = Emitter(context, builder, signature), _unpacking(builder)
         out, left, values = (emit.part(i, arguments[i]) for i in range(3))
-        starts, following = (_of(builder, arguments[i]) for i in (3, 4))
-        rows, depth = arguments[5:]
+        starts, following = map(unpack, unpack(arguments[3]))
+        rows, depth = unpack(arguments[4])
 
         def answer(row: Any, count: int) -> None:
             sums = _Sums(emit, builder, count, (out, row))
@@ -113,8 +100,7 @@ def answer_four(
         _by_fours(builder, rows, answer)
         return context.get_dummy_value()
 
-    numbers = types.int64, types.int64
-    return types.void(out, left, values, starts, following, *numbers), generate
+    return types.void(out, left, values, starts, shape), generate
 
 
 class _Sums:
@@ -164,8 +150,8 @@ def _by_fours(builder: Any, rows: Any, do: Callable[[Any, int], None]) -> None:
             do(row, FOUR)
 
 
-def _of(builder: Any, starts: Any) -> list[Any]:
-    return [builder.extract_value(starts, i) for i in range(FOUR)]
+def _unpacking(builder: Any) -> Callable[[Any], list[Any]]:
+    return partial(cgutils.unpack_tuple, builder)
 
 
 def _load(emit: Emitter, place: Any, part: Any) -> Any:

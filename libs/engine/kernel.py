@@ -252,7 +252,7 @@ def _score(
         keys = _starts(blocks, i, head, head.first_key)
         values = _starts(blocks, i, head, head.first_value)
         some = moved(out, 0, i * size)
-        score_four(some, left, memory, keys, values, num_rows, depth)
+        score_four(some, left, memory, (keys, values), (num_rows, depth))
     scores[:, done * size :] = 0.0
     for i in range(done, len(blocks)):
         block = blocks[i] * head.block_elements
@@ -327,7 +327,7 @@ def _add_four(
         if i + FOUR <= len(following):
             later = _starts(following, i, head, head.first_key + column * depth)
         some = moved(out, 0, column)
-        answer_four(some, left, memory, values, later, rows, depth)
+        answer_four(some, left, memory, (values, later), (rows, depth))
 
 
 @compiled()

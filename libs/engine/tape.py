@@ -163,43 +163,44 @@ class Tape:
 
     def _bind(self, sizes: Sizes) -> "_Bound":
         """The parts of a step of such sizes."""
-        values: list[Tensor | None] = [None] * len(self._inputs)
-        numbers = {id(tensor): i for i, tensor in enumerate(self._inputs)}
+        slots = _Slots(self._inputs)
         programs = iter(self._programs)
         parts: list[_Call | Program] = []
-
-        def number_of(tensor: Tensor, value: Tensor | None) -> int:
-            numbers[id(tensor)] = len(values)
-            values.append(value)
-            return len(values) - 1
-
         for group in self._groups:
             if isinstance(group[0], Native):
                 parts.append(next(programs))
             for operation in group:
-                if isinstance(operation, Native):
-                    for tensor in operation.writes:
-                        if id(tensor) in self._read:
-                            number_of(tensor, self._arena.view(tensor, sizes))
+                if isinstance(operation, Eager):
+                    parts += self._call(operation, slots, sizes)
                     continue
-                arguments = self._pattern(operation.arguments, numbers, sizes)
-                keywords = self._pattern(operation.keywords, numbers, sizes)
-                created = set(map(id, operation.creates))  # else it lies there already
-                places = [
-                    self._arena.view(tensor, sizes) if id(tensor) in created else None
-                    for tensor in operation.writes
-                ]
-                numbers_of = [number_of(tensor, None) for tensor in operation.writes]
-                answers = list(zip(numbers_of, places, strict=True))
-                call = _Call(operation.function, arguments, keywords, answers)
-                read = [numbers[id(t)] for t in operation.reads if id(t) in numbers]
-                if operation.creates or any(values[number] is None for number in read):
-                    parts.append(call)
-                else:
-                    call.run(values)  # a view of what lies at the same place each time
+                for tensor in operation.writes:
+                    if id(tensor) in self._read:
+                        slots.add(tensor, self._arena.view(tensor, sizes))
         angles = [self._arena.view(each, sizes) for each in self._angles.answers]
         placed = [view for view in angles if view is not None]
-        return _Bound(parts, values, numbers[id(self._logits)], placed)
+        return _Bound(parts, slots.values, slots.numbers[id(self._logits)], placed)
+
+    def _call(
+        self, operation: Eager, slots: "_Slots", sizes: Sizes
+    ) -> Sequence["_Call"]:
+        """None for a view of what lies at the same place each time: that is taken now."""
+        numbers = slots.numbers
+        arguments = self._pattern(operation.arguments, numbers, sizes)
+        keywords = self._pattern(operation.keywords, numbers, sizes)
+        created = set(map(id, operation.creates))  # else it lies there already
+        answers = [
+            (
+                slots.add(tensor, None),
+                self._arena.view(tensor, sizes) if id(tensor) in created else None,
+            )
+            for tensor in operation.writes
+        ]
+        call = _Call(operation.function, arguments, keywords, answers)
+        read = [numbers[id(t)] for t in operation.reads if id(t) in numbers]
+        if operation.creates or any(slots.values[number] is None for number in read):
+            return [call]
+        call.run(slots.values)
+        return []
 
     def _pattern(self, value: Any, numbers: dict[int, int], sizes: Sizes) -> Any:
         """Arguments, with other sizes and references in them."""
@@ -214,6 +215,20 @@ class Tape:
             return value
 
         return changed(value, change)
+
+
+class _Slots:
+    """Tensors of a replay by number, and which number a recorded one has."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.values: list[Tensor | None] = [None] * len(inputs)
+        self.numbers = {id(tensor): i for i, tensor in enumerate(inputs)}
+
+    def add(self, tensor: Tensor, value: Tensor | None) -> int:
+        """Its number from now on; no value: it has another one in each replay."""
+        self.numbers[id(tensor)] = len(self.values)
+        self.values.append(value)
+        return len(self.values) - 1
 
 
 class _Call(NamedTuple):
