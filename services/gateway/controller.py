@@ -243,6 +243,7 @@ class Controller:
         self._sure = min(2 * self._sure, MOST_SURE)
 
     def _leave_split(self, observed: Observed) -> Verdict:
+        self._doubt()
         self._rests.take(self._load)
         return self._change(observed, WHOLE, "a split was worse")
 
