@@ -183,7 +183,7 @@ class Tape:
     def _call(
         self, operation: Eager, slots: "_Slots", sizes: Sizes
     ) -> Sequence["_Call"]:
-        """None for a view of what lies at the same place each time: that is taken now."""
+        """Nothing for a view of what lies at the same place each time: that is taken now."""
         numbers = slots.numbers
         arguments = self._pattern(operation.arguments, numbers, sizes)
         keywords = self._pattern(operation.keywords, numbers, sizes)

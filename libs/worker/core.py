@@ -115,20 +115,21 @@ class Core:
 
     def _step(self, newer: Callable[[], Work], outcome: Outcome) -> None:
         began = time.thread_time()  # on a core: who waits for one needs no rest
-        with metrics.STEP_SECONDS.time():
-            with self._engine.turn():
-                self._take_all(newer(), outcome)
-                if not (scheduled := self.batch.schedule()):
-                    return
-                tokens = self._engine.step([chunk for _, chunk in scheduled])
-            progress = [
-                sequence.apply(chunk, token)
-                for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
-            ]
-            can_wait = all(sequence.needs_nothing for sequence, _ in scheduled)
-            record = self._store.note if can_wait else self._store.advance
-            if advanced := record(progress):
-                self._apply(advanced)
+        started = time.monotonic()
+        with self._engine.turn():
+            self._take_all(newer(), outcome)
+            if not (scheduled := self.batch.schedule()):
+                return
+            tokens = self._engine.step([chunk for _, chunk in scheduled])
+        progress = [
+            sequence.apply(chunk, token)
+            for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
+        ]
+        can_wait = all(sequence.needs_nothing for sequence, _ in scheduled)
+        record = self._store.note if can_wait else self._store.advance
+        if advanced := record(progress):
+            self._apply(advanced)
+        metrics.STEP_SECONDS.observe(time.monotonic() - started)
         seconds = time.thread_time() - began
         self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
         handed_off = []
