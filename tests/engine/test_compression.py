@@ -338,5 +338,6 @@ def logits(engine: Any, token_ids: list[int]) -> Tensor:
     """Of the last token of a sequence, from its start."""
     chunk = Chunk(token_ids, 0, [0, 1, 2, 3], GREEDY, 0)
     batch = pack([chunk], engine._geometry.block_size)
-    answer: Tensor = engine._logits(batch, engine._blocks).float().clone()
-    return answer
+    threads = engine._threads.count
+    found: Tensor = engine._tapes.logits(batch, engine._blocks, threads)
+    return found.float().clone()
