@@ -115,7 +115,11 @@ OfUp = Annotated[
 
 @experiment.callback()
 def _group() -> None:
-    """Told to end, they do as after Ctrl-C: meshes are stopped, containers given back."""
+    """Told to end, they do as after Ctrl-C: meshes are stopped, containers given back.
+
+    Also in the background of a script, where shells have Ctrl-C ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 

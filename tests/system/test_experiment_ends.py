@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -23,11 +24,17 @@ OPTIONS += ["--model", str(STORIES), "--", "--engine", "counting"]
 
 @contextmanager
 def experiment(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One that would go on for long, with this folder for its temporary files."""
+    """One that would go on for long, with this folder for its temporary files.
+
+    Ctrl-C is ignored as it starts: so shells begin what a script has in the background.
+    """
     command = [sys.executable, "-m", "tandem", "experiment", "paradigms"]
     command += ["--out", str(folder / "found"), *OPTIONS]
     env = os.environ | {"TMPDIR": str(folder)}
-    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with subprocess.Popen(
+        command, env=env, stderr=subprocess.DEVNULL, preexec_fn=ignore
+    ) as process:
         try:
             yield process
         finally:
