@@ -2,7 +2,8 @@
 
     python -m engine.compile [--behind]
 
-`--behind` others, who compute meanwhile: it takes the cores that they leave. One process at a time does: others wait for it, and find that there is nothing to do.
+`--behind` others, who compute meanwhile: it takes the cores that they leave. One process
+at a time does: others wait for it, and find that there is nothing to do.
 """
 
 import fcntl

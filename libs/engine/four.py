@@ -6,7 +6,6 @@ While these products pass, memory is asked for what comes next.
 """
 
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -43,10 +42,10 @@ def score_four(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit, unpack = Emitter(context, builder, signature), _unpacking(builder)
-        out, left, keys = (emit.part(i, arguments[i]) for i in range(3))
-        starts, following = map(unpack, unpack(arguments[3]))
-        rows, depth = unpack(arguments[4])
+        emit, parts, starts, (rows, depth) = _taken(
+            context, builder, signature, arguments
+        )
+        (out, left, keys), (starts, following) = parts, starts
 
         def score(row: Any, count: int) -> None:
             sums = _Sums(emit, builder, count)
@@ -74,10 +73,10 @@ def answer_four(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit, unpack = Emitter(context, builder, signature), _unpacking(builder)
-        out, left, values = (emit.part(i, arguments[i]) for i in range(3))
-        starts, following = map(unpack, unpack(arguments[3]))
-        rows, depth = unpack(arguments[4])
+        emit, parts, starts, (rows, depth) = _taken(
+            context, builder, signature, arguments
+        )
+        (out, left, values), (starts, following) = parts, starts
 
         def answer(row: Any, count: int) -> None:
             sums = _Sums(emit, builder, count, (out, row))
@@ -150,8 +149,14 @@ def _by_fours(builder: Any, rows: Any, do: Callable[[Any, int], None]) -> None:
             do(row, FOUR)
 
 
-def _unpacking(builder: Any) -> Callable[[Any], list[Any]]:
-    return partial(cgutils.unpack_tuple, builder)
+def _taken(
+    context: Any, builder: Any, signature: Any, arguments: Any
+) -> tuple[Emitter, list[Any], list[Any], list[Any]]:
+    """What both products are called with: the parts, both starts and the shape."""
+    emit, unpack = Emitter(context, builder, signature), builder.extract_value
+    parts = [emit.part(i, arguments[i]) for i in range(3)]
+    starts = [[unpack(arguments[3], (i, j)) for j in range(FOUR)] for i in range(2)]
+    return emit, parts, starts, [unpack(arguments[4], i) for i in range(2)]
 
 
 def _load(emit: Emitter, place: Any, part: Any) -> Any:

@@ -130,10 +130,10 @@ def prove_stand_ins(
 ) -> None:
     """The same of a proved model in which modules were replaced since.
 
-    `expected` is what it answered before (`own_logits`, `paged_logits`). Stand-ins round elsewhere, and rounding may choose other experts for some tokens: it is a
-    middling row that counts. On the CPU the stand-ins' `recorder` leaves out rows that are
-    not sampled; the sampled ones must answer the same. Raises UnsupportedModel with the
-    reason.
+    `expected` is what it answered before (`own_logits`, `paged_logits`). Stand-ins round
+    elsewhere, and rounding may choose other experts for some tokens: it is a middling row
+    that counts. On the CPU the stand-ins' `recorder` leaves out rows that are not sampled;
+    the sampled ones must answer the same. Raises UnsupportedModel with the reason.
     """
     sequences = _prompts(facts)
     found = _paged(served, sequences, geometry, backend)

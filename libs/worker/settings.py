@@ -18,7 +18,7 @@ Ladder = Annotated[tuple[Percent, ...], NoDecode]
 
 class WorkerSettings(ServiceSettings):
     store_socket: Path = Path("/run/tandem/kvstore.sock")
-    stem_socket: Path | None = None  # of who forks loaders; else they start anew
+    stem_socket: Path | None = None  # of who forks loaders and compilers
     model: str = "models/demo"  # a directory or a hub id
     dtype: DType = "float32"
     device: Device = "cpu"

@@ -1,6 +1,6 @@
 """The shares of a pool follow its SLO: one gateway decides, all of them measure.
 
-    each gateway ── Latencies ──> [stream] ──> the one that leads ── Shares ──> the store
+    each gateway ── Latencies ──> [stream] ──> the one that leads ── SteeredShares ──> the store
                                                         └── Decision ──> [stream]
 
 Knows no model of latencies and no rule: the controller has them. It forgets with its
