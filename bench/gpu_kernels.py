@@ -5,7 +5,7 @@ arithmetic per second beside torch's own attention over contiguous memory; norm,
 rotation and store as bytes per second; products of few rows as bytes of the weight per
 second, torch's and ours, and which is chosen; sampling as bytes of logits per second, the kernel
 alone and the whole of it from parameters to tokens on the host. Where constants could be others, these too:
-`rows x keys, warps, stages`, and for decode the number of ranges of keys.
+`rows x keys, warps, stages`, and for decode the number of pieces of keys.
 
     PYTHONPATH=libs python bench/gpu_kernels.py --json > kernels.jsonl
 
@@ -34,7 +34,7 @@ from engine.triton_attention import (
     Tiling,
     attend_decode,
     attend_tiles,
-    num_splits,
+    num_more_pieces,
     store,
     tile_tokens,
     tiling_of_decode,
@@ -176,7 +176,7 @@ def decode_of(
     batch: int,
     context: int,
     tiling: Tiling,
-    splits: int,
+    num_more: int,
     copy: float,
 ) -> Measurement:
     read = batch * context * TOKEN_BYTES
@@ -185,16 +185,19 @@ def decode_of(
     tables = scattered_tables(layer, num_calls * batch, context)
     lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
     query = normal(batch, HEADS, DIM)
+    arrived = torch.zeros(batch * HEADS, dtype=torch.int32, device="cuda")
 
     def call(rows: Tensor) -> Callable[[], Tensor]:
-        return lambda: attend_decode(query, layer, rows, lengths, RULE, splits, tiling)
+        return lambda: attend_decode(
+            query, layer, rows, lengths, RULE, num_more, arrived, tiling
+        )
 
     time = recorded_milliseconds(
         [call(rows) for rows in tables.view(num_calls, batch, -1)]
     )
     rate = read / time * 1e3
     shape = f"{batch} x {context}, blocks of {layer.block_size}"
-    constants = f"{named(tiling)}, {splits} ranges"
+    constants = f"{named(tiling)}, {num_more} pieces more"
     return Measurement(
         "decode", shape, constants, time * 1e3, rate / 1e9, "GB/s", rate / copy
     )
@@ -202,6 +205,7 @@ def decode_of(
 
 def decodes(copy: float) -> Iterator[Measurement]:
     num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
+    num_more = num_more_pieces(KV_HEADS, num_sms)
     needed = max(BATCHES) * max(CONTEXTS) * TOKEN_BYTES
     size = min(needed, MAX_POOL_BYTES) // 2
     pool = torch.empty(size, device="cuda", dtype=torch.bfloat16).normal_()
@@ -211,14 +215,12 @@ def decodes(copy: float) -> Iterator[Measurement]:
         for context in CONTEXTS:
             for batch in BATCHES:
                 if batch * context * TOKEN_BYTES <= pool.nbytes:
-                    splits = num_splits(batch, KV_HEADS, num_sms)
-                    yield decode_of(layer, batch, context, tiling, splits, copy)
+                    yield decode_of(layer, batch, context, tiling, num_more, copy)
         for batch, context in COMPARED:
-            splits = num_splits(batch, KV_HEADS, num_sms)
             for other in DECODE_TILINGS:
-                yield decode_of(layer, batch, context, other, splits, copy)
-            for more in (splits * 2, splits * 4):
-                yield decode_of(layer, batch, context, tiling, min(more, 64), copy)
+                yield decode_of(layer, batch, context, other, num_more, copy)
+            for more in (num_more // 2, num_more * 2):
+                yield decode_of(layer, batch, context, tiling, more, copy)
 
 
 def prompt_of(

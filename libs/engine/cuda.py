@@ -15,7 +15,7 @@ from engine.triton_attention import (
     LayerMemory,
     attend_decode,
     attend_tiles,
-    num_splits,
+    num_more_pieces,
     store,
 )
 from protocol.memory import KVGeometry
@@ -128,16 +128,26 @@ class DecodeAttention:
         self._slot_mapping = slot_mapping
         self._block_tables = block_tables
         self._lengths = lengths
+        # Of the heads of each sequence, how many pieces are done; zero between layers.
+        self._arrived = lengths.new_zeros(0)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
         memory = self._blocks.layers[layer]
         store(memory, key, value, self._slot_mapping)
-        kv_heads = memory.geometry.num_kv_heads
-        splits = num_splits(len(query), kv_heads, self._num_sms)
-        tables, lengths = self._block_tables, self._lengths
-        return attend_decode(query, memory, tables, lengths, rule, splits)
+        num_sequences, num_heads, _ = query.shape
+        if len(self._arrived) < num_sequences * num_heads:
+            self._arrived = self._lengths.new_zeros(num_sequences * num_heads)
+        return attend_decode(
+            query,
+            memory,
+            self._block_tables,
+            self._lengths,
+            rule,
+            num_more_pieces(memory.geometry.num_kv_heads, self._num_sms),
+            self._arrived,
+        )
 
 
 def on_device(device: torch.device | None = None) -> Backend:

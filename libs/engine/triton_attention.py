@@ -7,9 +7,11 @@ GPU or chooses a grid by what a tensor holds, so that CUDA graphs may record all
 The softmax streams over tiles of keys as in FlashAttention-2 (arXiv 2307.08691, section
 3.1), with 2 as its base. Keys lie in blocks found through tables as in PagedAttention
 (arXiv 2309.06180, section 4.1). One query token of a long sequence is attended by
-several programs, each over a range of keys, as in Flash-Decoding
-(pytorch.org/blog/flash-decoding). Query heads that share a KV head are rows of one
-product, so each key is read once for all of them.
+several programs, each over a piece of its keys, as in Flash-Decoding
+(pytorch.org/blog/flash-decoding); the longer a sequence is beside the others of its step,
+the more pieces it has, so that no program works on alone when the others are done. Query
+heads that share a KV head are rows of one product, so each key is read once for all of
+them.
 
 Longer than other files, with more parameters: kernels take what they need one by one.
 """
@@ -28,15 +30,15 @@ from protocol.memory import LayerGeometry
 # Rows of one product: tokens x query heads of a group. Fewer than 16 make none.
 _TILE_ROWS = 128
 _MIN_ROWS = 16
-_MAX_SPLITS = 32
 _FULL = 2  # programs that each multiprocessor should have
+_FEW_SEQUENCES = 64  # one kernel serves all steps of so many
 
 # The interpreter holds bfloat16 as 16-bit integers, and would multiply these.
 _UPCAST = bool(triton.knobs.runtime.interpret)
 
 # Numbers that differ from step to step: one kernel serves them all, and none is
 # compiled while a request waits.
-_VARYING = ("table_stride", "num_splits")
+_VARYING = ("table_stride", "num_sequences", "num_more")
 _INDICES = ("block_tables", "tiles", "lengths", "slot_mapping")
 
 
@@ -71,13 +73,12 @@ def tile_tokens(num_heads: int, num_kv_heads: int) -> int:
     return max(1, _TILE_ROWS // (num_heads // num_kv_heads))
 
 
-def num_splits(num_sequences: int, num_kv_heads: int, num_sms: int) -> int:
-    """Into how many ranges `attend_decode` should cut the keys: 1 to 32.
+def num_more_pieces(num_kv_heads: int, num_sms: int) -> int:
+    """How many pieces of keys a step may have beyond one of each sequence: 1 or more.
 
-    By the shape of the step alone: about two programs for each multiprocessor.
+    So many that they alone give each multiprocessor about two programs.
     """
-    programs = num_sequences * num_kv_heads
-    return max(1, min(_MAX_SPLITS, round(_FULL * num_sms / programs)))
+    return max(1, round(_FULL * num_sms / num_kv_heads))
 
 
 def store(layer: LayerMemory, key: Tensor, value: Tensor, slot_mapping: Tensor) -> None:
@@ -161,55 +162,53 @@ def attend_decode(
     block_tables: Tensor,
     lengths: Tensor,
     rule: ScoreRule,
-    splits: int,
+    num_more: int,
+    arrived: Tensor,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """Attend one token of each sequence, by `splits` programs for each KV head.
+    """Attend one token of each sequence, the long ones in pieces of about one length.
 
     query [num_sequences, num_heads, k_head_dim], last dimension contiguous, in the
     pool's dtype; block_tables [num_sequences, width] int32; lengths [num_sequences]
-    int32: keys that the token sees, its own included. Row i belongs to sequence i.
+    int32: keys that the token sees, its own included. Row i belongs to sequence i. There
+    are at most num_sequences + `num_more` pieces for each KV head. `arrived`, int32, has
+    a zero for each head of each sequence, here and again when the answer is there.
     Returns [num_sequences, num_heads, v_head_dim]; zeros where the length is 0 (a
-    graph's padding), whose tables are not read. Partial sums are float32.
+    graph's padding), whose tables are not read. Partial sums are float32, and added in
+    the order of the keys.
     """
     num_sequences, num_heads, _ = query.shape
     kv_heads, v_dim = layer.geometry.num_kv_heads, layer.geometry.v_head_dim
     output = query.new_empty((num_sequences, num_heads, v_dim))
     if num_sequences == 0:
         return output
-    partial, sums = output, output
-    if splits > 1:
-        shape = num_sequences, num_heads, splits
-        partial = query.new_empty((*shape, v_dim), dtype=torch.float32)
-        sums = query.new_empty((*shape, 2), dtype=torch.float32)
+    assert arrived.numel() >= num_sequences * num_heads, "a zero for each head"
+    num_pieces = num_sequences + num_more
+    shape = num_pieces, num_heads
+    partial = query.new_empty((*shape, v_dim), dtype=torch.float32)
+    sums = query.new_empty((*shape, 2), dtype=torch.float32)
     group = num_heads // kv_heads
     tiling = tiling or tiling_of_decode(layer)
     rows = min(_num_rows(group), tiling.rows)
     slices = triton.cdiv(group, rows)
-    _decode_kernel[num_sequences, kv_heads * slices, splits](
+    _decode_kernel[num_pieces, kv_heads * slices](
         query,
+        output,
         partial,
         sums,
+        arrived,
         layer.memory,
         block_tables,
         lengths,
+        num_sequences,
+        num_more,
         *_strides(query, layer, block_tables),
         *_numbers(rule),
         **_constants(query, layer, rule),
         **_sizes(tiling, rows),
         slices=slices,
-        is_whole=splits == 1,
+        sequences=max(_FEW_SEQUENCES, triton.next_power_of_2(num_sequences)),
     )
-    if splits > 1:
-        _combine_kernel[num_sequences, num_heads](
-            partial,
-            sums,
-            output,
-            splits,
-            v_dim=v_dim,
-            v_width=_width(v_dim),
-            max_splits=triton.next_power_of_2(splits),
-        )
     return output
 
 
@@ -563,14 +562,52 @@ def _tiles_kernel(
     tl.store(at[:, None] + dim[None, :], answer, mask=mask)
 
 
+@triton.jit
+def _piece_of(
+    program,
+    lengths,
+    num_sequences,
+    num_more,
+    window,
+    keys: tl.constexpr,
+    has_window: tl.constexpr,
+    sequences: tl.constexpr,
+):
+    """Which piece of which sequence a program has: the sequence, which of its pieces, and
+    how many it has. The last is 0 for programs beyond the last piece.
+
+    Every program finds out by itself, from all lengths: a graph that was recorded once
+    serves sequences of any lengths, and nothing has to be planned before it.
+    """
+    each = tl.arange(0, sequences)
+    is_real = each < num_sequences
+    length = tl.load(lengths + each, mask=is_real, other=0)
+    begin = tl.zeros([sequences], tl.int32)
+    if has_window:
+        begin = tl.maximum(length - window, 0) // keys * keys
+    num_tiles = tl.cdiv(length - begin, keys)
+    longest = tl.maximum(tl.cdiv(tl.sum(num_tiles, 0), num_more), 1)
+    counts = tl.where(is_real, tl.maximum(tl.cdiv(num_tiles, longest), 1), 0)
+    ends = tl.cumsum(counts, 0)
+    sequence = tl.sum((ends <= program).to(tl.int32), 0)
+    is_ours = each == sequence
+    count = tl.sum(tl.where(is_ours, counts, 0), 0)
+    piece = program - tl.sum(tl.where(is_ours, ends - counts, 0), 0)
+    return sequence, piece, count
+
+
 @triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_INDICES)
 def _decode_kernel(
     query,
+    output,
     partial,
     partial_sums,
+    arrived,
     memory,
     block_tables,
     lengths,
+    num_sequences,
+    num_more,
     q_token_stride,
     q_head_stride,
     block_stride,
@@ -593,22 +630,26 @@ def _decode_kernel(
     rows: tl.constexpr,
     keys: tl.constexpr,
     slices: tl.constexpr,
-    is_whole: tl.constexpr,
+    sequences: tl.constexpr,
 ):
-    """One program: some query heads of a KV head over one range of a sequence's keys.
+    """One program: some query heads of a KV head over one piece of a sequence's keys.
 
-    Writes the answer if it is whole, else the sum of weighted values to `partial`
-    [num_sequences, num_heads, num_splits, v_dim] and [.., 2] the largest score and the
-    sum of weights.
+    Of a sequence that has several pieces each leaves its sum of weighted values in
+    `partial` [num_pieces, num_heads, v_dim], and in [.., 2] the largest score and the sum
+    of weights. Whoever comes last makes the answer of them.
     """
-    sequence = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    sequence, piece, count = _piece_of(
+        program, lengths, num_sequences, num_more, window, keys, has_window, sequences
+    )
+    if count == 0:
+        return
     kv_head = tl.program_id(1) // slices
-    split = tl.program_id(2)
     length = tl.load(lengths + sequence)
     row = tl.program_id(1) % slices * rows + tl.arange(0, rows)
     is_real = row < group
     head = kv_head * group + row
-    at_q = query + sequence * q_token_stride + head * q_head_stride
+    at_q = query + sequence.to(tl.int64) * q_token_stride + head * q_head_stride
     q = _rows_of(at_q, 0, k_main, k_dim, is_real, True, upcast)
     q_rest = q
     if k_rest > 0:
@@ -618,59 +659,113 @@ def _decode_kernel(
         begin = tl.maximum(length - window, 0)
     aligned = begin // keys * keys
     num_tiles = tl.cdiv(length - aligned, keys)
-    share = tl.cdiv(num_tiles, tl.num_programs(2)) * keys
-    start = aligned + split * share
-    stop = tl.minimum(start + share, length)
+    start = aligned + piece * num_tiles // count * keys
+    stop = tl.minimum(aligned + (piece + 1) * num_tiles // count * keys, length)
+    table = block_tables + sequence.to(tl.int64) * table_stride
     totals, largest, sums = _attend_keys(
         tl.zeros([rows, v_width], tl.float32),
         tl.full([rows], float("-inf"), tl.float32),
         tl.zeros([rows], tl.float32),
         q, q_rest, tl.zeros([rows], tl.int32) + (length - 1),
-        memory, block_tables + sequence * table_stride, start, stop, begin, length,
+        memory, table, start, stop, begin, length,
         block_stride, k_offset + kv_head * block_size * k_dim,
         v_offset + kv_head * block_size * v_dim, scale, cap, window,
         block_size, k_dim, v_dim, k_main, k_rest, v_width, keys,
         has_window, has_cap, True, upcast,
     )  # fmt: skip
-    dim = tl.arange(0, v_width)
-    mask = is_real[:, None] & (dim < v_dim)[None, :]
-    at = (sequence * (tl.num_programs(1) // slices) * group + head) * tl.num_programs(2)
-    at += split
-    if is_whole:
+    num_heads = tl.num_programs(1) // slices * group
+    is_last = count == 1
+    if count > 1:
+        mine = program * num_heads + head
+        _leave(
+            partial, partial_sums, mine, totals, largest, sums, is_real, v_dim, v_width
+        )
+        tl.debug_barrier()  # what all threads wrote comes before this thread's word
+        place = arrived + sequence * tl.num_programs(1) + tl.program_id(1)
+        is_last = tl.atomic_add(place, 1, sem="acq_rel") == count - 1
+        if is_last:
+            tl.store(place, 0)
+            first = (program - piece) * num_heads + head
+            totals, sums = _gathered(
+                partial, partial_sums, first, num_heads, count, is_real,
+                v_dim, rows, v_width,
+            )  # fmt: skip
+    if is_last:
         totals /= tl.where(sums == 0, 1.0, sums)[:, None]
-    else:
-        mask &= start < stop
-        tl.store(partial_sums + at * 2, largest, mask=is_real)
-        tl.store(partial_sums + at * 2 + 1, sums, mask=is_real)
-    answer = totals.to(partial.dtype.element_ty)
-    tl.store(partial + at[:, None] * v_dim + dim[None, :], answer, mask=mask)
+        dim = tl.arange(0, v_width)
+        at = output + (sequence.to(tl.int64) * num_heads + head)[:, None] * v_dim
+        mask = is_real[:, None] & (dim < v_dim)[None, :]
+        tl.store(at + dim[None, :], totals.to(output.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=_VARYING)
-def _combine_kernel(
+@triton.jit
+def _leave(
     partial,
     partial_sums,
-    output,
-    num_splits,
+    at,
+    totals,
+    largest,
+    sums,
+    is_real,
     v_dim: tl.constexpr,
     v_width: tl.constexpr,
-    max_splits: tl.constexpr,
 ):
-    """One program: one head of one sequence, from what its ranges of keys gave."""
-    row = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    split = tl.arange(0, max_splits)
-    at = row * num_splits + split
-    is_real = split < num_splits
-    largest = tl.load(partial_sums + at * 2, mask=is_real, other=float("-inf"))
-    sums = tl.load(partial_sums + at * 2 + 1, mask=is_real, other=0.0)
+    """Write what one piece gave for some heads, of [rows, v_width] and [rows]."""
     dim = tl.arange(0, v_width)
-    # Ranges without keys have written no values. NaN is unequal to 0 and stays.
-    mask = (sums != 0)[:, None] & (dim < v_dim)[None, :]
-    at_v = partial + at[:, None] * v_dim + dim[None, :]
-    totals = tl.load(at_v, mask=mask, other=0.0)
-    of_all = tl.max(largest, 0)
-    weights = tl.exp2(largest - tl.where(of_all == float("-inf"), 0.0, of_all))
-    total = tl.sum(sums * weights, 0)
-    answer = tl.sum(totals * weights[:, None], 0) / tl.where(total == 0, 1.0, total)
-    answer = answer.to(output.dtype.element_ty)
-    tl.store(output + row * v_dim + dim, answer, mask=dim < v_dim)
+    mask = is_real[:, None] & (dim < v_dim)[None, :]
+    tl.store(partial_sums + at * 2, largest, mask=is_real)
+    tl.store(partial_sums + at * 2 + 1, sums, mask=is_real)
+    tl.store(partial + at[:, None] * v_dim + dim[None, :], totals, mask=mask)
+
+
+@triton.jit
+def _gathered(
+    partial,
+    partial_sums,
+    first,
+    num_heads,
+    count,
+    is_real,
+    v_dim: tl.constexpr,
+    rows: tl.constexpr,
+    v_width: tl.constexpr,
+):
+    """What all pieces of a sequence give together: [rows, v_width] and [rows].
+
+    Four at a time are on their way from the second-level cache, where other
+    multiprocessors left them.
+    """
+    of_all = tl.full([rows], float("-inf"), tl.float32)
+    for start in range(0, count, 4):
+        for more in tl.static_range(4):
+            is_piece = is_real & (start + more < count)
+            at = partial_sums + (first + (start + more) * num_heads) * 2
+            largest = tl.load(
+                at, mask=is_piece, other=float("-inf"), cache_modifier=".cg"
+            )
+            of_all = tl.maximum(of_all, largest)
+    known = tl.where(of_all == float("-inf"), 0.0, of_all)
+    totals = tl.zeros([rows, v_width], tl.float32)
+    sums = tl.zeros([rows], tl.float32)
+    dim = tl.arange(0, v_width)
+    for start in range(0, count, 4):
+        for more in tl.static_range(4):
+            is_piece = is_real & (start + more < count)
+            at = first + (start + more) * num_heads
+            largest = tl.load(
+                partial_sums + at * 2, mask=is_piece, other=float("-inf"),
+                cache_modifier=".cg",
+            )  # fmt: skip
+            of_piece = tl.load(
+                partial_sums + at * 2 + 1, mask=is_piece, other=0.0,
+                cache_modifier=".cg",
+            )  # fmt: skip
+            values = tl.load(
+                partial + at[:, None] * v_dim + dim[None, :],
+                mask=is_piece[:, None] & (dim < v_dim)[None, :], other=0.0,
+                cache_modifier=".cg",
+            )  # fmt: skip
+            weight = tl.exp2(largest - known)
+            sums += of_piece * weight
+            totals += values * weight[:, None]
+    return totals, sums

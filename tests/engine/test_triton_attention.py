@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
+import triton_device  # noqa: F401  before any kernel
 from torch import Tensor
 from triton_device import DEVICE
 
 from engine.attention import ScoreRule
 from engine.triton_attention import (
     LayerMemory,
+    _piece_of,
     attend_decode,
     attend_tiles,
-    num_splits,
+    num_more_pieces,
     store,
     tile_tokens,
 )
@@ -121,15 +125,26 @@ class Case:
         tiles = self.tiles_of(everyone, counts)
         return attend_tiles(query, self.layer, self.tables, tiles, rule)
 
-    def decode(self, rule: ScoreRule, splits: int) -> Tensor:
+    def decode(self, rule: ScoreRule, num_more: int) -> Tensor:
         """The last token of all sequences."""
         query = strided(self.last(range(len(self.lengths)), [1] * len(self.lengths)))
         lengths = torch.tensor(self.lengths, dtype=torch.int32, device=DEVICE)
-        return attend_decode(query, self.layer, self.tables, lengths, rule, splits)
+        arrived = zeros_for(query)
+        tables = self.tables
+        found = attend_decode(
+            query, self.layer, tables, lengths, rule, num_more, arrived
+        )
+        assert not arrived.any(), "the next layer begins with zeros"
+        return found
 
     def expected(self, counts: Sequence[int], rule: ScoreRule) -> Tensor:
         parts = zip(self.queries, self.keys, self.values, counts, strict=True)
         return torch.cat([plain(q[len(q) - n :], k, v, rule) for q, k, v, n in parts])
+
+
+def zeros_for(query: Tensor) -> Tensor:
+    """Of each head of each sequence, that no piece of it is done."""
+    return torch.zeros(query.shape[:2].numel(), dtype=torch.int32, device=DEVICE)
 
 
 def strided(rows: Tensor) -> Tensor:
@@ -211,25 +226,25 @@ def test_prompts_are_attended_as_by_plain_torch(shape: Shape, rule: ScoreRule) -
     assert_near(found, case.expected(counts, rule))
 
 
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("num_more", [1, 7])
 @pytest.mark.parametrize(("shape", "rule"), SHAPES_AND_RULES)
 def test_decode_is_attended_as_by_plain_torch(
-    shape: Shape, rule: ScoreRule, splits: int
+    shape: Shape, rule: ScoreRule, num_more: int
 ) -> None:
-    """Contexts that end around blocks and tiles, by one range of keys and by several."""
+    """Contexts that end around blocks and tiles, whole and the longer ones in pieces."""
     case = random_case(shape, [1, 15, 64, 65, 130])
 
-    found = case.decode(rule, splits)
+    found = case.decode(rule, num_more)
 
     assert_near(found, case.expected([1] * 5, rule))
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_a_long_context_is_attended_by_many_programs(dtype: torch.dtype) -> None:
-    """Of 32 ranges of keys some are empty, and together they are the context."""
+    """Pieces of both long ones, a short one whole, and more programs than pieces."""
     case = random_case(Shape((8, 2), (64, 64), 16, dtype), [LONG, LONG - 1, 7])
 
-    found = case.decode(PLAIN, 32)
+    found = case.decode(PLAIN, 33)
 
     assert_near(found, case.expected([1, 1, 1], PLAIN))
 
@@ -272,8 +287,8 @@ def test_a_padding_token_is_not_stored() -> None:
     assert torch.equal(case.layer.memory.nan_to_num(9.0), before.nan_to_num(9.0))
 
 
-@pytest.mark.parametrize("splits", [1, 4])
-def test_a_padding_row_of_decode_is_zero(splits: int) -> None:
+@pytest.mark.parametrize("num_more", [1, 4])
+def test_a_padding_row_of_decode_is_zero(num_more: int) -> None:
     """Length 0 gives zeros, reads no table, and its neighbours do not notice."""
     case = random_case(Shape(), [40, 70])
     expected = case.expected([1, 1], PLAIN)
@@ -281,7 +296,9 @@ def test_a_padding_row_of_decode_is_zero(splits: int) -> None:
     lengths = torch.tensor([0, 70], dtype=torch.int32, device=DEVICE)
     query = case.last([0, 1], [1, 1])
 
-    found = attend_decode(query, case.layer, case.tables, lengths, PLAIN, splits)
+    found = attend_decode(
+        query, case.layer, case.tables, lengths, PLAIN, num_more, zeros_for(query)
+    )
 
     assert not found[0].any()
     assert_near(found[1:], expected[1:])
@@ -314,14 +331,14 @@ def test_blocks_that_left_the_window_are_not_read(dtype: torch.dtype) -> None:
     assert_near(decode, expected[-1:])
 
 
-@pytest.mark.parametrize("splits", [1, 4])
-def test_a_broken_key_shows_in_every_later_row(splits: int) -> None:
+@pytest.mark.parametrize("num_more", [1, 4])
+def test_a_broken_key_shows_in_every_later_row(num_more: int) -> None:
     """A NaN key is not forgotten when later tiles are sound, and no earlier row has it."""
     case = random_case(Shape(), [200, 40])
     case.keys[0][50] = torch.nan
     case.fill()
 
-    prompt, decode = case.prompt([200, 40], PLAIN), case.decode(PLAIN, splits)
+    prompt, decode = case.prompt([200, 40], PLAIN), case.decode(PLAIN, num_more)
 
     assert prompt[:50].isfinite().all()
     assert prompt[50:200].isnan().all()
@@ -338,14 +355,67 @@ def test_a_tile_fills_a_product(group: int) -> None:
     assert tokens == 1 or 64 < tokens * group <= 128
 
 
-@pytest.mark.parametrize(
-    ("num_sequences", "expected"), [(1, 32), (8, 4), (32, 1), (512, 1)]
-)
-def test_splits_fill_the_gpu(num_sequences: int, expected: int) -> None:
-    """Few sequences are cut into many ranges; many sequences are not cut."""
-    found = num_splits(num_sequences, num_kv_heads=8, num_sms=132)
+@pytest.mark.parametrize(("num_sms", "expected"), [(132, 33), (52, 13), (1, 1)])
+def test_pieces_fill_the_gpu(num_sms: int, expected: int) -> None:
+    """Two programs for each multiprocessor, and one piece at least."""
+    found = num_more_pieces(num_kv_heads=8, num_sms=num_sms)
 
     assert found == expected
+
+
+def pieces_of(lengths: Sequence[int], num_more: int, window: int = 0) -> list[int]:
+    """Into how many pieces of tiles of 16 keys each sequence is cut, as programs see it."""
+    num_programs = len(lengths) + num_more
+    found = torch.zeros((num_programs, 3), dtype=torch.int32, device=DEVICE)
+    there = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+    _say_pieces[num_programs,](found, there, len(lengths), num_more, window, window > 0)
+    real = found[found[:, 2] > 0].tolist()
+    counts = [sum(each == i for each, _, _ in real) for i in range(len(lengths))]
+    assert [tuple(row) for row in real] == [
+        (i, piece, count) for i, count in enumerate(counts) for piece in range(count)
+    ]
+    return counts
+
+
+@triton.jit
+def _say_pieces(
+    found, lengths, num_sequences, num_more, window, has_window: tl.constexpr
+):
+    program = tl.program_id(0)
+    sequence, piece, count = _piece_of(
+        program, lengths, num_sequences, num_more, window, 16, has_window, 8
+    )
+    tl.store(found + program * 3, sequence)
+    tl.store(found + program * 3 + 1, piece)
+    tl.store(found + program * 3 + 2, count)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_more", "expected"),
+    [
+        ([16], 4, [1]),
+        ([160], 4, [4]),
+        ([160, 160, 160], 4, [2, 2, 2]),
+        ([64, 4096, 48], 4, [1, 4, 1]),
+        ([64, 4096, 48], 33, [1, 32, 1]),
+        ([0, 0, 160], 4, [1, 1, 4]),
+        ([1, 1, 1], 33, [1, 1, 1]),
+    ],
+)
+def test_the_longer_a_sequence_the_more_pieces(
+    lengths: Sequence[int], num_more: int, expected: list[int]
+) -> None:
+    """A long one among short ones is cut as if it were alone, and they stay whole."""
+    found = pieces_of(lengths, num_more)
+
+    assert found == expected
+
+
+def test_keys_outside_the_window_make_no_pieces() -> None:
+    """A sequence counts with what its token sees of it."""
+    found = pieces_of([64, 4096], 8, window=64)
+
+    assert found == [4, 4]
 
 
 def test_an_empty_step_answers_nothing() -> None:
@@ -356,7 +426,10 @@ def test_an_empty_step_answers_nothing() -> None:
 
     store(case.layer, case.keys[0][:0], case.values[0][:0], case.slots(0)[:0])
     prompt = attend_tiles(none, case.layer, case.tables, tiles, PLAIN)
-    decode = attend_decode(none, case.layer, case.tables, tiles[:, 0], PLAIN, 2)
+    none_arrived = zeros_for(none)
+    decode = attend_decode(
+        none, case.layer, case.tables, tiles[:, 0], PLAIN, 2, none_arrived
+    )
 
     assert prompt.shape == decode.shape == (0, 4, 16)
 
@@ -368,7 +441,7 @@ def test_a_recorded_decode_serves_other_lengths() -> None:
     case = random_case(Shape((8, 2), (128, 128), 16, BF16), [1000, 37, 500])
     query = case.last([0, 1, 2], [1, 1, 1])
     lengths = torch.ones(3, dtype=torch.int32, device=DEVICE)
-    step = (query, case.layer, case.tables, lengths, PLAIN, 8)
+    step = (query, case.layer, case.tables, lengths, PLAIN, 8, zeros_for(query))
     attend_decode(*step)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
