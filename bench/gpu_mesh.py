@@ -73,10 +73,9 @@ class Figures:
 def options_of(system: str, shares: int) -> list[str]:
     match system.split("-"):
         case ["semi", "split"]:
-            split = ["--shares", str(shares), "--share-ladder", str(shares)]
-            return [*split, "--max-num-batched-tokens", "2048"]
+            return ["--shares", str(shares), "--share-ladder", str(shares)]
         case ["semi", *_]:
-            return ["--max-num-batched-tokens", "2048"]
+            return []
         case ["fused", budget]:
             return ["--paradigm", "fused", "--max-num-batched-tokens", budget]
     raise ValueError(f"no system {system}")

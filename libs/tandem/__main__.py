@@ -47,7 +47,7 @@ def up(
     require_zero_copy: of.RequireZeroCopy = False,
     max_model_len: of.MaxModelLen = 0,
     max_num_seqs: of.MaxNumSeqs = 64,
-    max_num_batched_tokens: of.MaxNumBatchedTokens = 512,
+    max_num_batched_tokens: of.MaxNumBatchedTokens = 0,
     threads: of.Threads = 0,
     pool: of.Pool = "default",
     pools: of.Pools = "",

@@ -165,7 +165,9 @@ MaxNumSeqs = Annotated[
 MaxNumBatchedTokens = Annotated[
     int,
     Option(
-        min=1, help="Tokens in a worker's step: how much of a prompt fits into one."
+        min=0,
+        help="Tokens in a worker's step: how much of a prompt fits into one. 0: 512, and"
+        " 8192 for prompts alone on a GPU.",
     ),
 ]
 Threads = Annotated[

@@ -48,7 +48,7 @@ class Workers:
     device: str = "cpu"
     shares: int = 0  # percent for prefill at first; 0: what the store gives
     paradigm: Paradigm = "semi"
-    max_num_batched_tokens: int = 512  # of one step
+    max_num_batched_tokens: int = 0  # of one step; 0: what suits the device
     quantization: str = "none"
     share_ladder: str = ""  # of a GPU: percents for prefill to change to, by commas
 

@@ -81,7 +81,7 @@ class Worker:
             thread, build_engine, settings, attachment
         )
         self._runs_on(in_force)
-        batch = Batch(settings.max_num_batched_tokens)
+        batch = Batch(settings.step_tokens)
         cores = len(os.sched_getaffinity(0)) if in_force.threads else 0
         phases = frozenset(settings.each_phase)
         core = Core(store, engine, batch, phases, cores)

@@ -12,6 +12,8 @@ from protocol.messages import Phase
 
 # Each is a stream and a set of CUDA graphs, which take time at the start and memory.
 FEW_SPLITS = (30, 50, 70)
+STEP_TOKENS = 512
+STEP_TOKENS_OF_PROMPTS_ON_GPU = 8192
 Percent = Annotated[int, Field(ge=1, le=99)]
 Ladder = Annotated[tuple[Percent, ...], NoDecode]
 
@@ -31,7 +33,7 @@ class WorkerSettings(ServiceSettings):
     require_zero_copy: bool = False  # and the split that was asked for, or no start
     threads: int = Field(default=0, ge=0, le=1024)  # at most; 0: all its cores
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
-    max_num_batched_tokens: int = Field(default=512, ge=1)
+    max_num_batched_tokens: int = Field(default=0, ge=0)  # 0: `step_tokens`
     max_private_bytes: int = Field(default=1 << 30, ge=0)  # of weights laid out anew
     load_timeout_seconds: float = Field(default=1800.0, gt=0)
 
@@ -39,6 +41,15 @@ class WorkerSettings(ServiceSettings):
     def each_phase(self) -> tuple[Phase, ...]:
         """What it computes."""
         return ("prefill", "decode") if self.phases == "both" else (self.phases,)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in a step. Beside nobody's decoding a GPU takes whole prompts: short steps
+        would leave parts of it idle at the end of each product.
+        """
+        alone = self.device == "cuda" and self.phases == "prefill"
+        suits = STEP_TOKENS_OF_PROMPTS_ON_GPU if alone else STEP_TOKENS
+        return self.max_num_batched_tokens or suits
 
     @property
     def asks_for_split(self) -> bool:

@@ -56,6 +56,26 @@ def test_int8_on_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         settings(monkeypatch, dtype="bfloat16", device="cuda", quantization="int8")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 512),
+        ({"phases": "prefill"}, 512),
+        ({"phases": "both", "device": "cuda"}, 512),
+        ({"phases": "prefill", "device": "cuda"}, 8192),
+        ({"phases": "prefill", "device": "cuda", "max_num_batched_tokens": "64"}, 64),
+    ],
+)
+def test_only_prompts_alone_on_a_gpu_take_long_steps(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: int
+) -> None:
+    """
+    Whoever also decodes makes its streams wait for a step's prompts; who is told a number
+    takes that.
+    """
+    assert settings(monkeypatch, **given).step_tokens == expected
+
+
 def test_an_int8_worker_is_not_of_a_bfloat16_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
