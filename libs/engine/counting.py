@@ -26,6 +26,9 @@ class CountingEngine:
         token_id = (chunk.token_ids[-1] + 1) % self._vocab_size
         return Drawn(token_id, 0.0 if chunk.sampling.logprobs else None)
 
+    def begin(self, chunks: Sequence[Chunk]) -> None:
+        """Nothing: it computes where it is asked (see `Engine.begin`)."""
+
     def share(self, percent: int, num_peers: int) -> None:
         """It needs nothing."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from engine.device_sampler import sample
 from engine.drawing import draw
 from engine.forward import Forward
 from engine.graphs import Graphs, Sizes
-from engine.interface import Chunk, Drawn
+from engine.interface import Chunk, Drawn, Ending
 from engine.memory import MappedMemory, place
 from engine.partition import Lanes
 from engine.skeleton import bind, skeleton, views
@@ -94,7 +95,18 @@ class CudaEngine:
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
-        return self._step(chunks, self._blocks)
+        if ending := self.begin(chunks):
+            return ending()
+        return self._by_kernels(chunks, self._blocks)
+
+    def begin(self, chunks: Sequence[Chunk]) -> Ending | None:
+        """Start a graph (see `Engine.begin`); long prompts are started kernel by kernel."""
+        stream, graphs = self._lanes.stream(self._lane), self._graphs[self._lane]
+        if not graphs.suit(chunks):
+            return None
+        with torch.cuda.stream(stream), torch.inference_mode():
+            logits, greedy = graphs.replay(chunks)
+        return partial(_drawn, stream, logits, greedy, chunks)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole KV blocks, (from, to)."""
@@ -117,7 +129,7 @@ class CudaEngine:
         """Compile the kernels and touch every weight, over blocks of our own."""
         params = SamplingParams(temperature=1.0, max_tokens=1)
         scratch = DeviceBlocks.scratch(2, self._geometry, self._device)
-        self._step([Chunk([0, 0], 0, [0], params, 0)], scratch)
+        self._by_kernels([Chunk([0, 0], 0, [0], params, 0)], scratch)
 
     @property
     def places(self) -> dict[str, range]:
@@ -135,18 +147,13 @@ class CudaEngine:
             with torch.cuda.stream(self._lanes.stream(index)):
                 graphs.capture_all(decodes=limits.decodes, prefills=limits.prefills)
 
-    def _step(
+    def _by_kernels(
         self, chunks: Sequence[Chunk], blocks: DeviceBlocks
     ) -> list[Drawn | None]:
-        stream, graphs = self._lanes.stream(self._lane), self._graphs[self._lane]
+        stream = self._lanes.stream(self._lane)
         with torch.cuda.stream(stream), torch.inference_mode():
-            if blocks is self._blocks and graphs.suit(chunks):
-                logits, greedy = graphs.replay(chunks)
-            else:
-                logits, greedy = self._computed(chunks, blocks)
-            drawn = draw(logits, chunks, _Choice(greedy).sample)
-        stream.synchronize()
-        return drawn
+            logits, greedy = self._computed(chunks, blocks)
+        return _drawn(stream, logits, greedy, chunks)
 
     def _computed(
         self, chunks: Sequence[Chunk], blocks: DeviceBlocks
@@ -161,6 +168,16 @@ class CudaEngine:
             inputs.rows,
         )
         return logits, logits.argmax(dim=-1)
+
+
+def _drawn(
+    stream: torch.cuda.Stream, logits: Tensor, greedy: Tensor, chunks: Sequence[Chunk]
+) -> list[Drawn | None]:
+    """What a step on that stream draws, once it has ended."""
+    with torch.cuda.stream(stream), torch.inference_mode():
+        drawn = draw(logits, chunks, _Choice(greedy).sample)
+    stream.synchronize()
+    return drawn
 
 
 class _Choice:

@@ -1,6 +1,6 @@
 """What a worker needs from a model: one synchronous step over chunks of sequences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +33,9 @@ class Drawn:
     logprob: float | None = None  # natural logarithm; where `sampling` asks for it
 
 
+Ending = Callable[[], list[Drawn | None]]
+
+
 class Engine(Protocol):
     """A model. Pure, synchronous, knows no network and keeps nothing of a sequence."""
 
@@ -45,6 +48,13 @@ class Engine(Protocol):
         """Compute all chunks in one pass and write their K/V.
 
         Returns one entry per chunk: what was drawn, or None where `sample_index` is.
+        """
+        ...
+
+    def begin(self, chunks: Sequence[Chunk]) -> Ending | None:
+        """Begin a step and do not wait for it; its end is asked for before anything else.
+
+        None, and nothing begun, where steps compute on the thread that asks for them.
         """
         ...
 

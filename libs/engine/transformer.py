@@ -103,6 +103,9 @@ class TransformerEngine:
         for source, target in copies:
             self._blocks.copy(source, target)
 
+    def begin(self, chunks: Sequence[Chunk]) -> None:
+        """Nothing: it computes where it is asked (see `Engine.begin`)."""
+
     def share(self, percent: int, num_peers: int) -> None:
         """Leave the rest of the cores to others (see `Engine.share`)."""
         self._threads.share(percent, num_peers)

@@ -1,14 +1,16 @@
 """A worker's step: store, batch and engine in one synchronous round. No asyncio.
 
 Everything here runs on one thread, so that the store hears of a step exactly between
-two steps: at that moment this process writes to no block.
+two steps: at that moment this process writes to no block. Where an engine computes by
+itself, a round's words go out while its next step is under way.
 """
 
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
 
-from engine.interface import Engine
+from engine.interface import Chunk, Drawn, Ending, Engine
 from kv.client import StoreClient
 from kv.operations import EVERYTHING, Advanced, Part, Record
 from mesh import metrics
@@ -17,6 +19,15 @@ from worker.batch import Batch
 from worker.exchange import Outcome, Work
 from worker.rest import rest_seconds
 from worker.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One that an engine computes by itself."""
+
+    scheduled: list[tuple[Sequence, Chunk]]
+    end: Ending
+    started: float  # monotonic seconds
 
 
 class Core:
@@ -37,6 +48,7 @@ class Core:
         self.batch = batch
         self._cores = cores
         self._part = EVERYTHING
+        self._begun: Step | None = None
         self.rest_seconds = 0.0  # until the next round
 
     @property
@@ -52,15 +64,17 @@ class Core:
     def round(self, work: Work, newer: Callable[[], Work] = Work) -> Outcome:
         """Take the jobs, compute one step, record it at the store.
 
-        `newer` tells what came while it waited for its turn to compute. Ended sequences
+        Or end and record the step that the last round began, and begin one with the jobs:
+        what has ended is told before anything is waited for again. `newer` tells what came while it waited for its turn to compute. Ended sequences
         are released only when their clients know of it: an owner that dies earlier leaves
         them to one who will tell.
         """
         outcome = Outcome()
+        has_ended = self._end_begun(outcome)
         self._take_all(work, outcome)
         self.rest_seconds = 0.0
         if len(self.batch):
-            self._step(newer, outcome)
+            self._step(newer, outcome, may_wait=not has_ended)
         else:
             self._store.check()  # an idle worker says nothing, and would not notice
         outcome.num_running = len(self.batch)
@@ -69,6 +83,7 @@ class Core:
     def drain(self, work: Work) -> Outcome:
         """Leave everything to others, the jobs just read too."""
         outcome = Outcome()
+        self._end_begun(outcome)
         self._take_all(work, outcome)
         self._park(self.batch.running)
         return outcome
@@ -113,14 +128,42 @@ class Core:
         else:
             self.batch.join(sequence)
 
-    def _step(self, newer: Callable[[], Work], outcome: Outcome) -> None:
+    def _step(
+        self, newer: Callable[[], Work], outcome: Outcome, *, may_wait: bool
+    ) -> None:
+        """Begin the next step, or compute it where an engine does not by itself."""
         began = time.thread_time()  # on a core: who waits for one needs no rest
         started = time.monotonic()
         with self._engine.turn():
             self._take_all(newer(), outcome)
             if not (scheduled := self.batch.schedule()):
                 return
-            tokens = self._engine.step([chunk for _, chunk in scheduled])
+            chunks = [chunk for _, chunk in scheduled]
+            if ending := self._engine.begin(chunks):
+                self._begun = Step(scheduled, ending, started)
+                return
+            if not may_wait:
+                return
+            tokens = self._engine.step(chunks)
+        self._record(scheduled, tokens, started)
+        seconds = time.thread_time() - began
+        self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
+        self._tell(scheduled, outcome)
+
+    def _end_begun(self, outcome: Outcome) -> bool:
+        """Whether there was a step under way, which has ended now."""
+        step, self._begun = self._begun, None
+        if step:
+            self._record(step.scheduled, step.end(), step.started)
+            self._tell(step.scheduled, outcome)
+        return step is not None
+
+    def _record(
+        self,
+        scheduled: list[tuple[Sequence, Chunk]],
+        tokens: list[Drawn | None],
+        started: float,
+    ) -> None:
         progress = [
             sequence.apply(chunk, token)
             for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
@@ -130,8 +173,9 @@ class Core:
         if advanced := record(progress):
             self._apply(advanced)
         metrics.STEP_SECONDS.observe(time.monotonic() - started)
-        seconds = time.thread_time() - began
-        self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
+
+    def _tell(self, scheduled: list[tuple[Sequence, Chunk]], outcome: Outcome) -> None:
+        """Say what is new, and let go whoever ended or is handed off."""
         handed_off = []
         for sequence, _ in scheduled:
             if not self.batch.holds(sequence):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from engine.interface import Chunk, Drawn, Engine
+from engine.interface import Chunk, Drawn, Ending, Engine
 from protocol.messages import InForce
 
 Heir = Callable[[], tuple[Engine, InForce]]  # and what it runs on
@@ -35,6 +35,9 @@ class Succession:
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         return self._engine.step(chunks)
+
+    def begin(self, chunks: Sequence[Chunk]) -> Ending | None:
+        return self._engine.begin(chunks)
 
     def share(self, percent: int, num_peers: int) -> None:
         self._share = percent, num_peers

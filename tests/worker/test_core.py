@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence as Sequences
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from direct_store import DirectStore
 from jobs import loaded_pool, prefill_job
 
 from engine.counting import CountingEngine
+from engine.interface import Chunk, Drawn, Ending
 from kv.operations import Answer, Operation
 from kvstore.pool import Pool
 from kvstore.store import Store
@@ -85,6 +87,31 @@ class Sharing(CountingEngine):
 
     def share(self, percent: int, num_peers: int) -> None:
         self.parts.append((percent, num_peers))
+
+
+class ByItself(CountingEngine):
+    """Computes steps of at most so many tokens while nobody waits; writes down what it
+    was asked."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__(100)
+        self._most = most
+        self.asked: list[str] = []
+
+    def begin(self, chunks: Sequences[Chunk]) -> Ending | None:  # type: ignore[override]
+        if sum(len(chunk.token_ids) for chunk in chunks) > self._most:
+            return None
+        self.asked.append("begin")
+
+        def end() -> list[Drawn | None]:
+            self.asked.append("end")
+            return CountingEngine.step(self, chunks)
+
+        return end
+
+    def step(self, chunks: Sequences[Chunk]) -> list[Drawn | None]:
+        self.asked.append("step")
+        return super().step(chunks)
 
 
 @pytest.fixture
@@ -181,6 +208,75 @@ def test_another_worker_continues_after_a_death(mesh: Mesh) -> None:
     after = until_finished(heir, mesh.announced())
 
     assert tokens(first, *before, *after) == [7, 8, 9, 10, 11, 12, 13, 14]
+
+
+def test_words_go_out_while_the_next_step_is_under_way(mesh: Mesh) -> None:
+    """
+    With an engine that computes by itself a round ends with a step begun, and each step's
+    token is told without waiting for another.
+    """
+    engine = ByItself()
+    fused = mesh.worker("f", "prefill", "decode", engine=engine)
+
+    first = fused.round(Work([prefill_job(max_tokens=3)]))
+    second = fused.round(Work())
+
+    assert (tokens(first), tokens(first, second)) == ([], [7])
+    assert engine.asked == ["begin", "end", "begin"]
+    assert tokens(first, second, fused.round(Work()), fused.round(Work())) == [7, 8, 9]
+    assert engine.asked == ["begin", "end"] * 3
+
+
+def test_a_step_that_is_not_begun_waits_until_others_are_told(mesh: Mesh) -> None:
+    """
+    A prompt that is too long for a step under way is computed a round later, when the
+    token before it has gone out.
+    """
+    engine = ByItself(most=8)
+    fused = mesh.worker("f", "prefill", "decode", engine=engine)
+    fused.round(Work([prefill_job("r1", num_tokens=6)]))
+
+    second = fused.round(Work([prefill_job("r2", num_tokens=9)]))
+    third = fused.round(Work())
+
+    assert engine.asked == ["begin", "end", "step"]
+    assert [event.request_id for event in events(second)] == ["r1"]
+    assert [event.request_id for event in events(third)] == ["r1", "r2"]
+
+
+def test_a_drained_worker_ends_the_step_under_way(mesh: Mesh) -> None:
+    """
+    What that computed is recorded and told, and the next owner goes on behind it.
+    """
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    fused, heir = (
+        mesh.worker("f", *phases, engine=ByItself()),
+        mesh.worker("h", *phases),
+    )
+    begun = fused.round(Work([prefill_job(num_tokens=6, max_tokens=4)]))
+
+    drained = fused.drain(Work())
+    (job,) = mesh.announced()
+    rest = until_finished(heir, [job])
+
+    assert tokens(begun, drained) == [7]
+    assert job.generation == 1
+    assert tokens(begun, drained, *rest) == [7, 8, 9, 10]
+
+
+def test_a_sequence_lost_during_a_step_is_not_told(mesh: Mesh) -> None:
+    """
+    A client that hung up while a step was under way gets no token of it, and the next
+    step is without it.
+    """
+    fused = mesh.worker("f", "prefill", "decode", engine=ByItself())
+    fused.round(Work([prefill_job("r1"), prefill_job("r2")]))
+
+    mesh.store.cancel("r1")
+    second = fused.round(Work())
+
+    assert [event.request_id for event in events(second)] == ["r2"]
+    assert [each.request_id for each in fused.batch.running] == ["r2"]
 
 
 def test_a_step_that_needs_nothing_asks_nothing(mesh: Mesh) -> None:
