@@ -31,6 +31,39 @@ def test_admission_gives_blocks_for_the_prompt(store: Store) -> None:
     assert store.blocks.num_referenced == 2
 
 
+@pytest.mark.parametrize(
+    ("num_blocks", "expected"), [(30, 1), (102, 2), (202, 3), (302, 4), (10_000, 4)]
+)
+def test_who_grows_gets_more_where_there_is_plenty(
+    num_blocks: int, expected: int
+) -> None:
+    """
+    Up to three blocks beyond the one it needs, and a hundredth of what is left: its worker
+    need not ask again so soon, and nobody else will miss them.
+    """
+    store = Store(GEOMETRY, num_blocks, max_waiting=3)
+    record = admitted(store, prefill_job(num_tokens=4, max_tokens=100))
+
+    advanced = store.advance([step(record, 4, 50)], "a")
+
+    assert [len(growth.block_ids) for growth in advanced.growth] == [expected]
+    store.check()
+
+
+def test_nobody_grows_beyond_its_end() -> None:
+    """
+    Of what a request may need at its longest no block is too much, and all come back.
+    """
+    store = Store(GEOMETRY, num_blocks=10_000, max_waiting=3)
+    record = admitted(store, prefill_job(num_tokens=4, max_tokens=6))
+
+    advanced = store.advance([step(record, 4, 50)], "a")
+
+    assert [len(growth.block_ids) for growth in advanced.growth] == [2]
+    store.release([held(record)], "a")
+    assert store.blocks.num_referenced == 0
+
+
 def test_growth_comes_with_the_answer_to_a_step(store: Store) -> None:
     """
     The block that the next token needs arrives before that token is computed.
