@@ -88,7 +88,9 @@ install-gpu: install ## What a GPU needs besides: NVIDIA's bindings.
 test-gpu: install-gpu ## On a GPU: kernels, sharing, splits, the engine, a mesh that is killed, figures.
 	$(BIN)/python -m pytest tests/gpu tests/engine/test_triton_attention.py \
 	  tests/engine/test_triton_rows.py tests/engine/test_triton_linear.py \
-	  tests/engine/test_device_sampler.py tests/engine/test_cuda.py $(ARGS)
+	  tests/engine/test_triton_skinny.py tests/engine/test_products.py \
+	  tests/engine/test_fastest.py tests/engine/test_device_sampler.py \
+	  tests/engine/test_cuda.py $(ARGS)
 	$(BIN)/python -m pytest --device cuda tests/walkthrough tests/system/test_exactness.py \
 	  tests/chaos/test_kill.py $(ARGS)
 	$(BIN)/python bench/gpu.py

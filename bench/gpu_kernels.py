@@ -18,7 +18,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -28,7 +27,9 @@ from triton.testing import do_bench
 
 from engine.attention import ScoreRule
 from engine.device_sampler import Table, choose, sample
-from engine.products import Gated, Product, Sum
+from engine.fastest import fastest, seconds
+from engine.kernel_choice import calls, workspace
+from engine.products import ROWS, Gated, Kernel, Product, Sum
 from engine.triton_attention import (
     LayerMemory,
     Tiling,
@@ -40,7 +41,6 @@ from engine.triton_attention import (
     tiling_of_decode,
     tiling_of_tiles,
 )
-from engine.triton_linear import ROWS, TILINGS, fastest, seconds
 from engine.triton_linear import Tiling as LinearTiling
 from engine.triton_rows import gate, rms_norm, rotate
 from protocol.memory import LayerGeometry
@@ -110,8 +110,6 @@ OTHER_LINEAR_TILINGS = (
     LinearTiling(2, 4096, 8),
     LinearTiling(4, 4096, 8),
 )
-LINEAR_CALLS_BYTES = 8 * 10**9  # about two milliseconds
-MAX_LINEAR_CALLS = 64
 
 
 @dataclass(frozen=True)
@@ -318,42 +316,51 @@ def sampler_of(
 
 
 def linears(copy: float) -> Iterator[Measurement]:
+    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
     for name, made, outputs, inputs in LINEARS:
         num_weights = -(-2 * COLD_BYTES // (2 * outputs * inputs))
         weights = [normal(outputs, inputs) * 0.02 for _ in range(num_weights)]
         products = [made(weight) for weight in weights]
+        space = workspace(products, [num_sms], weights[0].device)
+        for product in products:
+            product.space = space
         for num_rows in ROWS:
-            yield from linear_of(products, name, num_rows, copy)
+            yield from linear_of(products, name, num_rows, num_sms, copy)
 
 
 def linear_of(
-    products: Sequence[Product], name: str, num_rows: int, copy: float
+    products: Sequence[Product], name: str, num_rows: int, num_sms: int, copy: float
 ) -> Iterator[Measurement]:
-    """By torch, by each tiling, and by what is chosen."""
-    operands, num_bytes = products[0].operands(num_rows), products[0].weight.nbytes
-    num_calls = max(1, min(MAX_LINEAR_CALLS, LINEAR_CALLS_BYTES // num_bytes))
-    turns = islice(cycle(products), num_calls)
-    acts = [lambda tiling, each=each: each.by(tiling, *operands) for each in turns]
-    tilings = [each for each in TILINGS if each.outputs > 1 or name != "gate and up"]
+    """By torch, by each kernel, and by what is chosen."""
+    first, operands = products[0], products[0].operands(num_rows)
+    acts = [
+        lambda kernel, each=each: each.by(kernel, *operands) for each in calls(products)
+    ]
+    candidates = first.candidates(num_rows, num_sms)
     others = OTHER_LINEAR_TILINGS if num_rows == 1 else ()
-    by_name: dict[str, LinearTiling | None] = {"torch": None}
-    for each in (*tilings, *others):
-        by_name[f"{each.outputs}x{each.inputs}, {each.num_warps}"] = each
+    kernels: tuple[Kernel | None, ...] = (None, *candidates, *others)
     with torch.inference_mode():
-        best = fastest(acts, tilings)
-        for constants, tiling in by_name.items():
-            time = seconds(acts, tiling)
-            rate = num_bytes / time
-            chosen = ", chosen" if tiling == best else ""
+        best = fastest(acts, candidates)
+        for kernel in kernels:
+            time = seconds(acts, kernel)
+            rate = first.weight.nbytes / time
+            constants = "torch" if kernel is None else constants_of(kernel)
+            chosen = ", chosen" if kernel == best else ""
             yield Measurement(
                 f"linear {name}",
-                f"{num_rows} x {len(products[0].weight)} x {operands[0].shape[1]}",
+                f"{num_rows} x {len(first.weight)} x {operands[0].shape[1]}",
                 constants + chosen,
                 time * 1e6,
                 rate / 1e9,
                 "GB/s",
                 rate / copy,
             )
+
+
+def constants_of(kernel: Kernel) -> str:
+    """Outputs x inputs; stages, warps and programs that share them, or warps only."""
+    outputs, inputs, *others = kernel
+    return ", ".join([f"{outputs}x{inputs}", *map(str, others)])
 
 
 def measurements(only: str | None) -> Iterator[Measurement]:

@@ -18,11 +18,12 @@ from engine.drawing import draw
 from engine.forward import Forward
 from engine.graphs import Graphs, Sizes
 from engine.interface import Chunk, Drawn, Ending
+from engine.kernel_choice import choose_kernels, products_of, workspace
 from engine.memory import MappedMemory, place
 from engine.partition import Lanes
+from engine.products import Product
 from engine.skeleton import bind, skeleton, views
 from engine.triton_attention import tile_tokens
-from engine.triton_linear import ROWS
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
 
@@ -73,7 +74,7 @@ class CudaEngine:
         config = read_configuration(path)
         model = skeleton(config, getattr(torch, geometry.dtype))
         bind(model, views(memory.weights, memory.tensors))
-        speed_up(model, ROWS if limits.decodes else ())
+        speed_up(model)
         blocks = DeviceBlocks.over(memory.blocks, geometry)
         forward = Forward(model, blocks.memory.device)
         width = geometry.num_blocks(limits.max_model_len)
@@ -86,7 +87,7 @@ class CudaEngine:
             for index, num_sms in lanes.sizes.items()
         }
         engine = cls(forward, blocks, graphs, lanes, tile, geometry)
-        engine._capture(limits)
+        engine._capture(limits, products_of(model) if limits.decodes else [])
         return engine
 
     def turn(self) -> AbstractContextManager[object]:
@@ -142,9 +143,16 @@ class CudaEngine:
         """Why all steps run kernel by kernel; empty where graphs hold them."""
         return next((each.reason for each in self._graphs.values()), "")
 
-    def _capture(self, limits: Limits) -> None:
-        for index, graphs in self._graphs.items():
+    def _capture(self, limits: Limits, products: Sequence[Product]) -> None:
+        """Of each lane its graphs, with what is fastest there of these products."""
+        sizes = self._lanes.sizes
+        space = workspace(products, sizes.values(), self._device)
+        torch.cuda.synchronize()  # streams of lanes wait for no other
+        # The whole GPU's last: what is chosen there, steps without a graph take too.
+        for index, graphs in reversed(self._graphs.items()):
             with torch.cuda.stream(self._lanes.stream(index)):
+                with torch.inference_mode():
+                    choose_kernels(products, space, sizes[index])
                 graphs.capture_all(decodes=limits.decodes, prefills=limits.prefills)
 
     def _by_kernels(

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from inspect import unwrap
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from engine.products import Gated, Product, Sum, choose_tilings
+from engine.products import Gated, Product, Sum
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
 from engine.triton_linear import Activation
@@ -95,10 +94,10 @@ class Part(nn.Module):
         return self._joined.part(self._index, x)
 
 
-def speed_up(model: nn.Module, few_rows: Sequence[int] = ()) -> None:
+def speed_up(model: nn.Module) -> None:
     """Replace what can be replaced in a bound model of bfloat16, each kind on trial.
 
-    For `few_rows`, of `triton_linear.ROWS`, products are measured and the fastest taken.
+    Products are torch's until something else is chosen (`engine.kernel_choice`).
     """
     replace(model, _candidates)
     for module in list(model.modules()):
@@ -107,8 +106,6 @@ def speed_up(model: nn.Module, few_rows: Sequence[int] = ()) -> None:
             replace_rotary(module, _rotated)
             _join_residuals(module)
             _replace_products(module)
-    with torch.inference_mode():
-        choose_tilings(model, few_rows)
 
 
 def spanning(tensors: Sequence[Tensor]) -> Tensor | None:

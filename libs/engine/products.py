@@ -1,55 +1,69 @@
-"""Products with a weight, by torch or by a kernel for few rows, whichever is faster here.
+"""Products with a weight, by torch or, of few rows, by the kernel that was chosen for them.
 
-Which that is depends on the GPU and the shape: it is measured as a model is bound, among
-kernels that answer as torch does. What the products mean is not known here.
+What the products mean is not known here, nor which kernel is the fastest
+(`engine.kernel_choice`).
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from itertools import cycle, islice
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from engine.stand_ins import are_equal
+from engine import triton_linear, triton_skinny
 from engine.triton_linear import (
     TILINGS,
     Activation,
     Tiling,
     add_few_rows,
-    fastest,
     few_gated_rows,
     few_rows,
     padded,
 )
 from engine.triton_rows import gate
+from engine.triton_skinny import (
+    Shape,
+    Tile,
+    Workspace,
+    add_skinny,
+    skinny,
+    skinny_gated,
+    tiles,
+)
 
-_TIMED_BYTES = 8 * 10**9  # about two milliseconds
-_MAX_TIMED_CALLS = 64
+Kernel = Tiling | Tile  # one of `triton_linear` or of `triton_skinny`, by its constants
+
+ROWS = triton_linear.ROWS + triton_skinny.ROWS
+_SM_BYTES = 228 * 2**10  # shared memory, of compute capability 9.0
 
 
 class Product(nn.Module):
-    """x @ weight.T + bias: torch's or, of few rows, by the tiling that was chosen."""
+    """x @ weight.T + bias: torch's or, of few rows, by the kernel that was chosen."""
+
+    num_weights = 1  # that lie side by side, of which an output needs a row each
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         # Of each number of rows in ROWS, once chosen.
-        self.tilings: dict[int, Tiling | None] = {}
+        self.kernels: dict[int, Kernel | None] = {}
+        self.space: Workspace | None = None  # of those kernels; the engine's
 
     def forward(self, *operands: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         x = operands[0]
         num_rows = x.numel() // x.shape[-1]
-        return self.by(self.tilings.get(padded(num_rows)), *operands)
+        return self.by(self.kernels.get(padded(num_rows)), *operands)
 
-    def by(self, tiling: Tiling | None, *operands: Tensor) -> Tensor:
+    def by(self, kernel: Kernel | None, *operands: Tensor) -> Tensor:
         """The same, by torch for None."""
         (x,) = operands
-        if tiling is None:
-            return linear(x, self.weight, self.bias)
-        return few_rows(x, self.weight, tiling, self.bias)
+        match kernel:
+            case Tiling():
+                return few_rows(x, self.weight, kernel, self.bias)
+            case Tile():
+                return skinny(x, self.weight, kernel, self._space, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def operands(self, num_rows: int) -> tuple[Tensor, ...]:
         """Random ones, always the same."""
@@ -57,20 +71,38 @@ class Product(nn.Module):
         x = torch.randn((num_rows, self.weight.shape[1]), generator=numbers)
         return (x.to(self.weight),)
 
+    def candidates(self, num_rows: int, num_sms: int) -> Sequence[Kernel]:
+        """What computes so many rows, of ROWS, on so many multiprocessors."""
+        if num_rows in triton_linear.ROWS:
+            return [each for each in TILINGS if each.outputs >= self.num_weights]
+        return tiles(self.shape(num_rows), num_sms, _sm_bytes(self.weight))
+
+    def shape(self, num_rows: int) -> Shape:
+        outputs, inputs = self.weight.shape
+        return Shape(outputs // self.num_weights, inputs, num_rows, self.num_weights)
+
     def kind(self) -> Hashable:
         """Products of one kind take the same time."""
         return type(self), self.weight.shape, self.bias is None
+
+    @property
+    def _space(self) -> Workspace:
+        assert self.space is not None, "programs have where to leave sums"
+        return self.space
 
 
 class Sum(Product):
     """Adds a product to rows, in place."""
 
-    def by(self, tiling: Tiling | None, *operands: Tensor) -> Tensor:
+    def by(self, kernel: Kernel | None, *operands: Tensor) -> Tensor:
         """x [num_rows, inputs] and what is added to, [num_rows, outputs]."""
         x, stream = operands
-        if tiling is None:
-            return stream.addmm_(x, self.weight.t())
-        return add_few_rows(stream, x, self.weight, tiling)
+        match kernel:
+            case Tiling():
+                return add_few_rows(stream, x, self.weight, kernel)
+            case Tile():
+                return add_skinny(stream, x, self.weight, kernel, self._space)
+        return stream.addmm_(x, self.weight.t())
 
     def operands(self, num_rows: int) -> tuple[Tensor, ...]:
         (x,) = super().operands(num_rows)
@@ -80,48 +112,28 @@ class Sum(Product):
 class Gated(Product):
     """activation(gates) * ups of gates and ups that are one product."""
 
+    num_weights = 2
+
     def __init__(self, weight: Tensor, activation: Activation) -> None:
         super().__init__(weight)
         self._activation: Activation = activation
 
-    def by(self, tiling: Tiling | None, *operands: Tensor) -> Tensor:
+    def by(self, kernel: Kernel | None, *operands: Tensor) -> Tensor:
         (x,) = operands
-        if tiling is None:
-            gates, ups = linear(x, self.weight).chunk(2, dim=-1)
-            return gate(gates, ups, self._activation)
-        return few_gated_rows(x, self.weight, tiling, self._activation)
+        match kernel:
+            case Tiling():
+                return few_gated_rows(x, self.weight, kernel, self._activation)
+            case Tile():
+                return skinny_gated(
+                    x, self.weight, kernel, self._space, self._activation
+                )
+        gates, ups = linear(x, self.weight).chunk(2, dim=-1)
+        return gate(gates, ups, self._activation)
 
 
-def choose_tilings(model: nn.Module, few_rows: Sequence[int]) -> None:
-    """Measure what computes each kind of product fastest, for these numbers of rows.
-
-    One of ROWS stands for all numbers up to it. The device must be quiet.
-    """
-    kinds = defaultdict(list)
-    for module in model.modules():
-        if isinstance(module, Product):
-            kinds[module.kind()].append(module)
-    for products in kinds.values():
-        chosen = {num_rows: _chosen(products, num_rows) for num_rows in few_rows}
-        for product in products:
-            product.tilings = chosen
-
-
-def _chosen(products: Sequence[Product], num_rows: int) -> Tiling | None:
-    """What is fastest, of tilings that answer as torch does."""
-    first, operands = products[0], products[0].operands(num_rows)
-    equal = list(_equal(first, num_rows))
-    num_calls = max(1, _TIMED_BYTES // first.weight.nbytes)
-    turns = islice(cycle(products), min(num_calls, _MAX_TIMED_CALLS))
-    acts = [lambda tiling, each=each: each.by(tiling, *operands) for each in turns]
-    return fastest(acts, equal)
-
-
-def _equal(product: Product, num_rows: int) -> Iterator[Tiling]:
-    expected = product.by(None, *product.operands(num_rows))
-    # Without a GPU nothing is measured, and one of them will do.
-    for tiling in TILINGS if product.weight.is_cuda else TILINGS[:1]:
-        if isinstance(product, Gated) and tiling.outputs < 2:
-            continue
-        if are_equal(product.by(tiling, *product.operands(num_rows)), expected):
-            yield tiling
+def _sm_bytes(weight: Tensor) -> int:
+    """Shared memory of each of its multiprocessors."""
+    if not weight.is_cuda:
+        return _SM_BYTES
+    properties = torch.cuda.get_device_properties(weight.device)
+    return int(properties.shared_memory_per_multiprocessor)

@@ -8,10 +8,8 @@ graphs may record them. Different tilings sum in different orders: two workers t
 differently differ as two batch sizes do, in the last bit of a bfloat16.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,8 +17,6 @@ from torch import Tensor
 MAX_ROWS = 4
 ROWS = (1, 2, 4)  # what kernels are made for; three rows take the kernel for four
 _LANE = tl.constexpr(8)  # elements of 16 bytes, what a thread reads at once
-_REPLAYS = 5
-_MARGIN = 0.99  # of torch's time: what differs by less may be noise
 
 Activation = Literal["silu", "gelu_tanh"]
 Form = Literal["new", "adds", "silu", "gelu_tanh"]
@@ -82,45 +78,6 @@ def few_gated_rows(
 def padded(num_rows: int) -> int:
     """The number of rows of the kernel for so many."""
     return triton.next_power_of_2(num_rows)
-
-
-def fastest(
-    acts: Sequence[Callable[[Tiling | None], object]], tilings: Sequence[Tiling]
-) -> Tiling | None:
-    """The tiling with which these calls take the least time; None where torch's do.
-
-    Each call is one product by that tiling, by torch for None: of one shape, over the
-    weights of different layers, so that none are in the cache; together some milliseconds.
-    Without a GPU it is the first tiling.
-    """
-    if not tilings or not torch.cuda.is_available():
-        return next(iter(tilings), None)
-    times = {tiling: seconds(acts, tiling) for tiling in tilings}
-    best = min(tilings, key=times.__getitem__)
-    return best if times[best] < _MARGIN * seconds(acts, None) else None
-
-
-def seconds(
-    acts: Sequence[Callable[[Tiling | None], object]], tiling: Tiling | None
-) -> float:
-    """Of one of these calls, when a CUDA graph makes them all: the least of a few."""
-    for act in acts:
-        act(tiling)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for act in acts:
-            act(tiling)
-    graph.replay()
-    return min(_replay_seconds(graph) for _ in range(_REPLAYS)) / len(acts)
-
-
-def _replay_seconds(graph: torch.cuda.CUDAGraph) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
 
 
 def _launch(

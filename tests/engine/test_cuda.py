@@ -25,11 +25,10 @@ from engine.fingerprint import fingerprint
 from engine.forward import Forward
 from engine.graphs import Packed, Sizes
 from engine.interface import Chunk
-from engine.products import Gated, Product, Sum
+from engine.kernel_choice import choose_kernels, products_of, workspace
+from engine.products import Product, Sum
 from engine.proof import learn, own_logits, prove, prove_stand_ins
 from engine.skeleton import bind, skeleton, state
-from engine.stand_ins import are_equal
-from engine.triton_linear import ROWS, TILINGS
 from protocol.memory import DType, KVGeometry, LayerGeometry, ModelFacts
 from protocol.sampling import SamplingParams
 
@@ -135,45 +134,28 @@ def test_steps_of_few_rows_answer_as_the_modules(
     family: Callable[[str], Path],
 ) -> None:
     """
-    Every product of a step of three tokens goes through the kernel chosen at load.
+    Every product of a step of three tokens goes through the kernel chosen at start.
     """
     model = Model(family("llama"), "bfloat16")
     tokens = torch.tensor([[5, 9, 3]], device=DEVICE)
 
-    speed_up(model.served, ROWS)
+    speed_up(model.served)
+    products = products_of(model.served)
+    with torch.inference_mode():
+        space = workspace(products, [132], torch.device(DEVICE))
+        choose_kernels(products, space, 132)
     chunk = Chunk(tokens[0].tolist(), 0, [0], GREEDY, 0)
     attention_of = BACKEND.over_scratch(1, model.geometry)
     batch = pack([chunk], 16)
     forward = Forward(model.served, torch.device(DEVICE))
     found = forward(batch, attention_of(batch), torch.arange(3))
 
-    products = [each for each in model.served.modules() if isinstance(each, Product)]
     kinds = {type(each) for each in products}
     assert kinds == {Product, Sum}
     assert isinstance(model.served.lm_head, Product)
-    assert all(set(each.tilings) == set(ROWS) for each in products)
     with torch.inference_mode():
         expected = model.loaded(input_ids=tokens, use_cache=False).logits[0]
     assert float((found - expected).norm() / expected.norm()) < 0.05
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of exponentials
-@pytest.mark.parametrize("num_rows", [1, 3, 5])
-def test_a_chosen_tiling_answers_as_torch_does(num_rows: int) -> None:
-    """
-    New rows, rows that are added to and gated ones; more rows are torch's.
-    """
-    numbers = torch.Generator().manual_seed(0)
-    weight = torch.randn((48, 40), generator=numbers).to(DEVICE, torch.bfloat16)
-    products = [Product(weight, weight[:, 0].clone()), Sum(weight)]
-    products.append(Gated(weight, "gelu_tanh"))
-    for product in products:
-        product.tilings = dict.fromkeys(ROWS, TILINGS[0])
-
-    found = [each(*each.operands(num_rows)) for each in products]
-
-    for each, answer in zip(products, found, strict=True):
-        assert are_equal(answer, each.by(None, *each.operands(num_rows)))
 
 
 def test_weights_apart_are_not_joined() -> None:

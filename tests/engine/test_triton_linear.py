@@ -14,7 +14,6 @@ from engine.triton_linear import (
     Activation,
     Tiling,
     add_few_rows,
-    fastest,
     few_gated_rows,
     few_rows,
 )
@@ -134,24 +133,3 @@ def test_rows_may_lie_apart() -> None:
 def test_no_rows_are_no_launch() -> None:
     """A step without tokens answers with a tensor without rows."""
     assert few_rows(normal(0, 40), normal(9, 40), SMALL).shape == (0, 9)
-
-
-@pytest.mark.skipif(DEVICE == "cuda", reason="there it is what is measured")
-def test_without_a_gpu_nothing_is_measured() -> None:
-    """The first tiling is taken, and torch's product where there is none to take."""
-    assert fastest([], TILINGS) == TILINGS[0]
-    assert fastest([], []) is None
-
-
-@pytest.mark.skipif(DEVICE == "cpu", reason="it measures")
-def test_the_faster_one_is_found() -> None:
-    """Of a product that torch makes in a second form, slow, and a tiling of ours."""
-    x, weights = normal(1, 1024), [normal(1024, 1024) for _ in range(4)]
-
-    def act(tiling: Tiling | None) -> None:
-        for weight in weights:
-            few_rows(x, weight, tiling or TILINGS[0])
-        if tiling is None:
-            act(TILINGS[0])
-
-    assert fastest([act] * 8, TILINGS[:1]) == TILINGS[0]
