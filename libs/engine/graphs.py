@@ -263,6 +263,7 @@ class Graph:
         pool: Any,  # torch's name for memory that graphs share
     ) -> None:
         self._inputs = inputs
+        self._attention = attention  # the graph writes to what it holds
         stream = torch.cuda.current_stream()
         with torch.inference_mode():
             for _ in range(_WARM_UPS):

@@ -191,7 +191,8 @@ def attend_decode(
     tiling = tiling or tiling_of_decode(layer)
     rows = min(_num_rows(group), tiling.rows)
     slices = triton.cdiv(group, rows)
-    _decode_kernel[num_pieces, kv_heads * slices](
+    # Programs without a piece come last, when all others have begun.
+    _decode_kernel[kv_heads * slices, num_pieces](
         query,
         output,
         partial,
@@ -638,15 +639,15 @@ def _decode_kernel(
     `partial` [num_pieces, num_heads, v_dim], and in [.., 2] the largest score and the sum
     of weights. Whoever comes last makes the answer of them.
     """
-    program = tl.program_id(0)
+    program = tl.program_id(1)
     sequence, piece, count = _piece_of(
         program, lengths, num_sequences, num_more, window, keys, has_window, sequences
     )
     if count == 0:
         return
-    kv_head = tl.program_id(1) // slices
+    kv_head = tl.program_id(0) // slices
     length = tl.load(lengths + sequence)
-    row = tl.program_id(1) % slices * rows + tl.arange(0, rows)
+    row = tl.program_id(0) % slices * rows + tl.arange(0, rows)
     is_real = row < group
     head = kv_head * group + row
     at_q = query + sequence.to(tl.int64) * q_token_stride + head * q_head_stride
@@ -673,7 +674,7 @@ def _decode_kernel(
         block_size, k_dim, v_dim, k_main, k_rest, v_width, keys,
         has_window, has_cap, True, upcast,
     )  # fmt: skip
-    num_heads = tl.num_programs(1) // slices * group
+    num_heads = tl.num_programs(0) // slices * group
     is_last = count == 1
     if count > 1:
         mine = program * num_heads + head
@@ -681,7 +682,7 @@ def _decode_kernel(
             partial, partial_sums, mine, totals, largest, sums, is_real, v_dim, v_width
         )
         tl.debug_barrier()  # what all threads wrote comes before this thread's word
-        place = arrived + sequence * tl.num_programs(1) + tl.program_id(1)
+        place = arrived + sequence * tl.num_programs(0) + tl.program_id(0)
         is_last = tl.atomic_add(place, 1, sem="acq_rel") == count - 1
         if is_last:
             tl.store(place, 0)
