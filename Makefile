@@ -93,6 +93,8 @@ test-gpu: install-gpu ## On a GPU: kernels, sharing, splits, the engine, a mesh 
 	  tests/engine/test_cuda.py $(ARGS)
 	$(BIN)/python -m pytest --device cuda tests/walkthrough tests/system/test_exactness.py \
 	  tests/chaos/test_kill.py $(ARGS)
+	$(BIN)/python -m pytest --device cuda --cuda-sharing ipc \
+	  tests/chaos/test_kill.py -k "a_killed_decode or a_killed_store" $(ARGS)
 	$(BIN)/python bench/gpu.py
 
 bench-gpu: install-gpu ## What a step of the engine costs on a GPU, beside its floor.

@@ -27,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cpu",
         help="where the mesh computes that most tests share",
     )
+    parser.addoption(
+        "--cuda-sharing",
+        choices=["auto", "vmm", "ipc"],
+        default="auto",
+        help="how it shares a GPU's memory",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +74,7 @@ def mesh(pytestconfig: pytest.Config) -> Iterator[RunningMesh]:
     options = ["--served-model-name", "test", "--prefill", "2", "--decode", "2"]
     options += ["--kv-blocks", "1024", "--check-seconds", "0.1"]
     options += ["--device", pytestconfig.getoption("--device")]
+    options += ["--cuda-sharing", pytestconfig.getoption("--cuda-sharing")]
     with running_mesh(STORIES, *options) as running:
         yield running
 
