@@ -36,6 +36,7 @@ from engine.memory import MappedMemory
 from engine.partition import Lanes
 from engine.skeleton import state
 from engine.staging import copy_to_device
+from floors import Floors, head_dim_of
 from kv.cuda import map_on_device, segment_maker
 from kv.frames import framed, send_descriptors
 from models import SHAPES
@@ -85,12 +86,6 @@ def multiplied_per_second() -> float:
         torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2)
     )
     return 2 * 8192**3 / seconds(lambda: left @ right)
-
-
-def head_dim_of(config: PreTrainedConfig) -> int:
-    """Some families leave it to be divided."""
-    given = getattr(config, "head_dim", None)
-    return int(given or config.hidden_size // config.num_attention_heads)
 
 
 def checkpoint_of(config: PreTrainedConfig) -> Checkpoint:
@@ -165,21 +160,14 @@ def steps(
     copied, multiplied = copied_per_second(), multiplied_per_second()
     yield Figure("copy, TB/s", copied / 1e12)
     yield Figure("matrix product, TFLOP/s", multiplied / 1e12)
-    embedded = 2 * config.vocab_size * config.hidden_size
-    tied = config.tie_word_embeddings
-    read = num_bytes if tied else num_bytes - embedded
-    of_token = (
-        4 * config.num_hidden_layers * config.num_key_value_heads * head_dim_of(config)
-    )
+    floors = Floors(config, num_bytes)
     for count in DECODE:
         chunks = [chunk(i, 1, CONTEXT - 1) for i in range(count)]
-        floor = (read + count * CONTEXT * of_token) / copied
+        floor = floors.decode_bytes(count, CONTEXT) / copied
         took = seconds(lambda chunks=chunks: engine.step(chunks), 50)
         yield Figure(f"decode of {count}", 1000 * took, 1000 * floor)
     for length in PREFILL:
-        products = (read - embedded) * length  # two operations for two bytes
-        attended = 2 * length**2 * config.num_attention_heads * head_dim_of(config)
-        floor = (products + attended * config.num_hidden_layers) / multiplied
+        floor = floors.prompt_operations(length) / multiplied
         took = seconds(lambda n=length: engine.step([chunk(0, n, 0)]), 5, 2)
         yield Figure(f"prompt of {length}", 1000 * took, 1000 * floor)
 

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2}
@@ -100,6 +101,22 @@ SHAPES: dict[str, PreTrainedConfig] = {
         head_dim=128,
         max_position_embeddings=40_960,
         tie_word_embeddings=True,
+        rope_parameters=ROPE,
+    ),
+    "qwen3-30b-a3b": Qwen3MoeConfig(
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        moe_intermediate_size=768,
+        num_hidden_layers=48,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        norm_topk_prob=True,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=False,
         rope_parameters=ROPE,
     ),
 }
