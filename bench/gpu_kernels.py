@@ -30,19 +30,12 @@ from engine.device_sampler import Table, choose, sample
 from engine.fastest import fastest, seconds
 from engine.kernel_choice import calls, workspace
 from engine.products import ROWS, Gated, Kernel, Product, Sum
-from engine.triton_attention import (
-    LayerMemory,
-    Tiling,
-    attend_decode,
-    attend_tiles,
-    num_more_pieces,
-    store,
-    tile_tokens,
-    tiling_of_decode,
-    tiling_of_tiles,
-)
+from engine.triton_decode import attend_decode, num_more_pieces, tiling_of_decode
+from engine.triton_keys import LayerMemory, Tiling
 from engine.triton_linear import Tiling as LinearTiling
 from engine.triton_rows import gate, rms_norm, rotate
+from engine.triton_store import store
+from engine.triton_tiles import attend_tiles, tile_tokens, tiling_of_tiles
 from protocol.memory import LayerGeometry
 from protocol.sampling import SamplingParams
 

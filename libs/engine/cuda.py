@@ -11,13 +11,10 @@ from engine.batch import Batch, Ints
 from engine.blocks import offsets
 from engine.memory import Memory, as_bytes
 from engine.proof import AttentionOf, Backend
-from engine.triton_attention import (
-    LayerMemory,
-    attend_decode,
-    attend_tiles,
-    num_more_pieces,
-    store,
-)
+from engine.triton_decode import attend_decode, num_more_pieces
+from engine.triton_keys import LayerMemory
+from engine.triton_store import store
+from engine.triton_tiles import attend_tiles
 from protocol.memory import KVGeometry
 
 

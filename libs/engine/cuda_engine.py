@@ -23,7 +23,7 @@ from engine.memory import MappedMemory, place
 from engine.partition import Lanes
 from engine.products import Product
 from engine.skeleton import bind, skeleton, views
-from engine.triton_attention import tile_tokens
+from engine.triton_tiles import tile_tokens
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
 

@@ -12,15 +12,10 @@ from torch import Tensor
 from triton_device import DEVICE
 
 from engine.attention import ScoreRule
-from engine.triton_attention import (
-    LayerMemory,
-    _piece_of,
-    attend_decode,
-    attend_tiles,
-    num_more_pieces,
-    store,
-    tile_tokens,
-)
+from engine.triton_decode import _piece_of, attend_decode, num_more_pieces
+from engine.triton_keys import LayerMemory
+from engine.triton_store import store
+from engine.triton_tiles import attend_tiles, tile_tokens
 from protocol.memory import LayerGeometry
 
 # The interpreter computes by numpy, which warns of what padded rows hold.
