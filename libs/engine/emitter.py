@@ -69,6 +69,17 @@ def has(feature: str) -> bool:
     return f"+{feature}" in chosen.split(",")
 
 
+# Whether a vector of LANES is one register of 32. Elsewhere it is several, of 16 often,
+# and four such vectors of sums are what products have room for.
+HAS_WIDE_REGISTERS = has("avx512f")
+# Instructions that look up in sixteen bytes: of what, how many lanes, LLVM's name.
+_LOOK_UPS = (
+    ("avx512bw", 64, "llvm.x86.avx512.pshuf.b.512"),
+    ("avx2", 32, "llvm.x86.avx2.pshuf.b"),
+    ("ssse3", 16, "llvm.x86.ssse3.pshuf.b.128"),
+)
+
+
 class Emitter:
     """Instructions of one function that numba is compiling."""
 
@@ -162,13 +173,38 @@ class Emitter:
 
     def looked_up(self, table: Any, codes: Any) -> Any:
         """The byte of a table that each code says, of codes less than sixteen."""
-        if has("avx512bw"):
-            kind = ir.FunctionType(_CODES, [_CODES, _CODES])
-            function = self.function(kind, "llvm.x86.avx512.pshuf.b.512")
-            return self._builder.call(function, [table, codes])
+        for feature, count, name in _LOOK_UPS:
+            if has(feature):
+                return self._by_parts(name, count, table, codes)
+        kind = ir.FunctionType(_CODES, [_CODES, _CODES])
+        function = self.function(kind, "tandem.looked_up")
+        if not function.blocks:  # once for all callers: it is long
+            _never_inlined(function)
+            inner = ir.IRBuilder(function.append_basic_block())
+            emit = Emitter(self._context, inner, self._signature)
+            inner.ret(emit.selected(*function.args))
+        return self._builder.call(function, [table, codes])
+
+    def _by_parts(self, name: str, count: int, table: Any, codes: Any) -> Any:
+        """What an instruction for so many bytes looks up of all of them."""
+        part = ir.VectorType(_CODES.element, count)
+        function = self.function(ir.FunctionType(part, [part, part]), name)
+        found = []
+        for first in range(0, _CODES.count, count):
+            lanes = list(range(first, first + count))
+            operands = [self._shuffle(each, each, lanes) for each in (table, codes)]
+            found.append(self._builder.call(function, operands))
+        while len(found) > 1:
+            lanes = list(range(2 * found[0].type.count))
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found = [self._shuffle(*pair, lanes) for pair in pairs]
+        return found[0]
+
+    def selected(self, table: Any, codes: Any) -> Any:
+        """The same by ordinary instructions: of two neighbours the one that a bit says."""
         lanes = range(16)
         chosen = [self._shuffle(table, table, [i] * _CODES.count) for i in lanes]
-        for bit in range(4):  # of two neighbours the one that the code has
+        for bit in range(4):
             some = self._builder.and_(
                 codes, ir.Constant(_CODES, [1 << bit] * _CODES.count)
             )
@@ -465,6 +501,10 @@ class Emitter:
         self._builder.call(function, [address, *(_INT32(n) for n in (0, 3, 1))])
 
     def _masked_store(self, vector: Any, address: Any, mask: Any, align: int) -> None:
+        if not _has_masks(vector.type):
+            place = cgutils.alloca_once_value(self._builder, vector)
+            self._copy(address, place, vector.type, mask)
+            return
         types = [vector.type, address.type, _INT32, mask.type]
         kind = ir.FunctionType(ir.VoidType(), types)
         function = self.function(kind, f"llvm.masked.store.{_name(vector.type)}.p0")
@@ -475,10 +515,24 @@ class Emitter:
         align = 4 if kind == VECTOR else kind.element.width // 8
         if mask is None:
             return self._builder.load(address, align=align)
+        if not _has_masks(kind):
+            place = cgutils.alloca_once(self._builder, kind)
+            self._builder.store(ir.Constant(kind, None), place)
+            self._copy(place, address, kind, mask)
+            return self._builder.load(place)
         signature = ir.FunctionType(kind, [address.type, _INT32, mask.type, kind])
         function = self.function(signature, f"llvm.masked.load.{_name(kind)}.p0")
         zeros = ir.Constant(kind, None)
         return self._builder.call(function, [address, _INT32(align), mask, zeros])
+
+    def _copy(self, to: Any, from_: Any, kind: Any, mask: Any) -> None:
+        """As many elements as a mask has; they are the first ones, always."""
+        bits = self._builder.bitcast(mask, ir.IntType(kind.count))
+        count = self._builder.ctpop(bits)
+        if kind.count < INT.width:
+            count = self._builder.zext(count, INT)
+        size = _bits(kind.element) // 8
+        cgutils.raw_memcpy(self._builder, to, from_, count, size)
 
     def function(self, kind: Any, name: str) -> Any:
         return cgutils.get_or_insert_function(self._builder.module, kind, name)
@@ -494,22 +548,41 @@ def emit_alone(
 ) -> None:
     """Call what `body` emits, in a function of its own that is never inlined.
 
-    Its registers are then assigned without regard to what is around it. `body` gets an
-    emitter, its builder, the parts among the arguments, and the last one, a number.
+    Its registers are then assigned without regard to what is around it. What has one
+    name is the same function. `body` gets an emitter, its builder, the parts among the
+    arguments, and the last one, a number.
     """
     kinds = [argument.type for argument in arguments]
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(ir.VoidType(), kinds), f"tandem.{name}"
     )
     if not function.blocks:
-        function.linkage = "internal"
-        function.attributes.add("noinline")
+        _never_inlined(function)
         inner = ir.IRBuilder(function.append_basic_block())
         emit = Emitter(context, inner, signature)
         *parts, last = function.args
         body(emit, inner, [emit.part(i, p) for i, p in enumerate(parts)], last)
         inner.ret_void()
     builder.call(function, arguments)
+
+
+def _never_inlined(function: Any) -> None:
+    function.attributes.add("noinline")
+    # Kernels that are linked into another one bring one copy together: with a copy each,
+    # a step's kernel takes twice as long to compile.
+    function.linkage = "linkonce_odr"
+
+
+def _has_masks(kind: Any) -> bool:
+    """Whether an instruction loads or stores some of such elements.
+
+    Elsewhere LLVM makes a branch for each, and from thousands of them long compilations.
+    """
+    return has("avx2" if _bits(kind.element) == 32 else "avx512bw")
+
+
+def _bits(element: Any) -> int:
+    return 32 if element == FLOAT else int(element.width)
 
 
 def _float32(number: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from engine.compiled import compiled
-from engine.emitter import LANES
+from engine.emitter import HAS_WIDE_REGISTERS, LANES
 from engine.four import COLUMNS, FOUR, Starts, answer_four, score_four
 from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.task import Task, alone, claims
@@ -247,12 +247,14 @@ def _score(
     left = Part(start_of(queries), 0, depth)
     out = Part(start_of(scores), 0, scores.shape[1])
     memory = Part(head.memory, 0, size)
-    done = len(blocks) - len(blocks) % FOUR if size == LANES else 0
-    for i in range(0, done, FOUR):
-        keys = _starts(blocks, i, head, head.first_key)
-        values = _starts(blocks, i, head, head.first_value)
-        some = moved(out, 0, i * size)
-        score_four(some, left, memory, (keys, values), (num_rows, depth))
+    done = 0
+    if HAS_WIDE_REGISTERS and size == LANES:
+        done = len(blocks) - len(blocks) % FOUR
+        for i in range(0, done, FOUR):
+            keys = _starts(blocks, i, head, head.first_key)
+            values = _starts(blocks, i, head, head.first_value)
+            some = moved(out, 0, i * size)
+            score_four(some, left, memory, (keys, values), (num_rows, depth))
     scores[:, done * size :] = 0.0
     for i in range(done, len(blocks)):
         block = blocks[i] * head.block_elements
@@ -299,7 +301,7 @@ def _add_values(
     whole_to = min(whole_to, len(these)) if answer.shape[1] % COLUMNS == 0 else 0
     i = 0
     while i < len(these):
-        if whole_from <= i and i + FOUR <= whole_to:
+        if HAS_WIDE_REGISTERS and whole_from <= i and i + FOUR <= whole_to:
             _add_four(weights, (these, following), i, head, answer)
             i += FOUR
             continue

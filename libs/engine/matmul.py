@@ -17,11 +17,11 @@ from numba.extending import intrinsic
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
-from engine.emitter import INT, PAIRS, Emitter, emit_alone
+from engine.emitter import HAS_WIDE_REGISTERS, INT, PAIRS, Emitter, emit_alone
 from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
-AT_ONCE = 8  # outputs that all rows pass before the next: what a kernel takes at most
+AT_ONCE = 8  # outputs that all rows pass before the next: they stay in cache
 TILE = 3 * AT_ONCE  # outputs of one task
 
 Array = Any
@@ -97,9 +97,11 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
+# Outputs that several rows pass side by side, as many as registers have sums of.
+_OF_FOUR, _OF_TWO = (4, 4) if HAS_WIDE_REGISTERS else (1, 2)
 _dots_8x2 = _dots(8, 2, ahead=4)
-_dots_4x4, _dots_4x1 = _dots(4, 4, ahead=2), _dots(4, 1, ahead=2)
-_dots_2x4, _dots_2x1 = _dots(2, 4), _dots(2, 1)
+_dots_4, _dots_4x1 = _dots(4, _OF_FOUR, ahead=2), _dots(4, 1, ahead=2)
+_dots_2, _dots_2x1 = _dots(2, _OF_TWO), _dots(2, 1)
 _dots_1x4, _dots_1x1 = _dots(1, 4), _dots(1, 1)
 
 
@@ -215,7 +217,7 @@ def sums_of(
 def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
     rows, depth, width = shape
     row = 0
-    while row + 8 <= rows:
+    while HAS_WIDE_REGISTERS and row + 8 <= rows:
         _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
         row += 8
     while row + 4 <= rows:
@@ -243,9 +245,9 @@ def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> N
 @compiled()
 def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 4 <= width:
-        _dots_4x4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 4
+    while column + _OF_FOUR <= width:
+        _dots_4(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += _OF_FOUR
     while column < width:
         _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -254,9 +256,9 @@ def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> No
 @compiled()
 def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 4 <= width:
-        _dots_2x4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 4
+    while column + _OF_TWO <= width:
+        _dots_2(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += _OF_TWO
     while column < width:
         _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1

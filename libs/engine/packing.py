@@ -15,9 +15,12 @@ def is_ours() -> bool:
     """Whether our products of many rows are no slower than the library's.
 
     A processor with a unit for tiles (AMX) multiplies several times as fast, and there the
-    library uses it.
+    library uses it. It knows AVX-512 without pairs as well; with less than that it takes
+    bfloat16 one by one, and is ten times as slow.
     """
-    return multiplies_pairs() and not has("amx-bf16")
+    if multiplies_pairs():
+        return not has("amx-bf16")
+    return has("avx2") and has("fma") and not has("avx512f")
 
 
 def packs(inputs: int) -> bool:

@@ -17,13 +17,15 @@ from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES
-from engine.emitter import INT, LANES, Emitter, emit_alone
+from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, Emitter, emit_alone
 from engine.matmul import put_gated, put_linear, span_of
 from engine.task import Task
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 
-PANEL = 3 * LANES  # rows that are multiplied at once
-AT_ONCE = 8  # outputs that are: with so many rows they fill the registers
+VECTORS = 3 if HAS_WIDE_REGISTERS else 1  # of rows that are multiplied at once
+PANEL = VECTORS * LANES
+# Outputs that are: with so many rows they fill the registers.
+AT_ONCE = 8 if HAS_WIDE_REGISTERS else 4
 SLICE = 64  # outputs of one task
 RUN = GROUP // 2  # pairs of inputs between two times that memory is asked for weights
 
@@ -108,8 +110,10 @@ def _columns(vectors: int, outputs: int) -> Any:
     return call
 
 
-_columns_3x8, _columns_2x8, _columns_1x8 = (_columns(v, AT_ONCE) for v in (3, 2, 1))
-_columns_3x1, _columns_2x1, _columns_1x1 = (_columns(v, 1) for v in (3, 2, 1))
+# A panel that has one vector only needs the last of each three, which then are the same.
+_SIZES = [min(vectors, VECTORS) for vectors in (3, 2, 1)]
+_columns_3, _columns_2, _columns_1 = (_columns(v, AT_ONCE) for v in _SIZES)
+_columns_3x1, _columns_2x1, _columns_1x1 = (_columns(v, 1) for v in _SIZES)
 
 
 @intrinsic
@@ -254,11 +258,11 @@ def _all_outputs(
     out: Part, left: Part, right: Part, following: Part, depth: int, vectors: int
 ) -> None:
     if vectors == 3:
-        _columns_3x8(out, left, right, following, depth)
+        _columns_3(out, left, right, following, depth)
     elif vectors == 2:
-        _columns_2x8(out, left, right, following, depth)
+        _columns_2(out, left, right, following, depth)
     else:
-        _columns_1x8(out, left, right, following, depth)
+        _columns_1(out, left, right, following, depth)
 
 
 @compiled()

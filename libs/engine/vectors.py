@@ -17,11 +17,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
-from engine.emitter import INT, LANES, VECTOR, Emitter
+from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, VECTOR, Emitter
 
 Array = Any
 CACHE_LINE_BYTES = 64
-IN_FLIGHT = 8  # multiply-adds that a core can have begun
+IN_FLIGHT = 8 if HAS_WIDE_REGISTERS else 4  # multiply-adds that a core can have begun
 CHAINS = 4  # comparisons that it can
 
 # Of a pair of bfloat16: both, the first, the second.
@@ -190,7 +190,7 @@ def multiply_add(
     """
     rows, depth, columns = shape
     column = 0
-    while column + 4 * LANES <= columns:
+    while HAS_WIDE_REGISTERS and column + 4 * LANES <= columns:
         _wide(moved(out, 0, column), left, moved(right, 0, column), rows, depth, keep)
         column += 4 * LANES
     while column + LANES <= columns:
@@ -229,7 +229,7 @@ def _narrow(
     out: Part, left: Part, right: Part, rows: int, depth: int, keep: int
 ) -> None:
     row = 0
-    while row + 8 <= rows:
+    while HAS_WIDE_REGISTERS and row + 8 <= rows:
         _narrow_8(moved(out, row, 0), moved(left, row, 0), right, depth, 0, keep)
         row += 8
     while row + 4 <= rows:

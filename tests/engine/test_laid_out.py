@@ -27,7 +27,7 @@ def test_products_of_many_rows_are_the_same(
 ) -> None:
     """
     For every layer, with a bias or without, and for numbers of rows that the layout was
-    not made for.
+    not made for. On a processor whose bfloat16 oneDNN does not multiply nothing is copied.
     """
     model = engine_of(family("qwen2"), memory_of)._forward._model
     layers = linears(model)
@@ -35,7 +35,8 @@ def test_products_of_many_rows_are_the_same(
 
     size = lay_out(model, ROOM)
 
-    assert size == sum(layer.weight.nbytes for layer in layers)
+    can = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert size == (sum(layer.weight.nbytes for layer in layers) if can else 0)
     assert {layer.bias is None for layer in layers} == {True, False}
     for layer in layers:
         for num_rows in (33, 100, 700):
