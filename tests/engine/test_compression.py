@@ -1,15 +1,10 @@
 """Compressed weights: to the bit the same, smaller, and multiplied as they lie."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
@@ -225,35 +220,6 @@ def test_broken_weight_spoils_its_own_output_only(broken: float) -> None:
     assert not found[:, 7].isfinite().any()
     found[:, 7] = 0
     assert found.isfinite().all()
-
-
-def test_processors_that_look_nothing_up_compute_the_same(tmp_path: Path) -> None:
-    """
-    Where no instruction looks up bytes, they are looked up one after the other.
-    """
-    x, weight, bias = normal(1, 11, 350), spread(2, 40, 350), normal(3, 40)
-    operands = {"x": x, "rows": compressed(weight), "bias": bias}
-    save_file(operands, tmp_path / "operands")
-    program = f"""
-from safetensors.torch import load_file, save_file
-from engine.compressed import compressed_tile, linear_compressed_tile
-from engine.matmul import num_tiles
-from engine.task import alone
-x, rows, bias = map(load_file({str(tmp_path / "operands")!r}).get, ("x", "rows", "bias"))
-y = x.new_empty(len(x), len(rows))
-shape = len(x), x.shape[1], len(rows), rows.shape[1]
-for tile in range(num_tiles(len(rows), compressed_tile(rows.shape[1]))):
-    addresses = [operand.data_ptr() for operand in (x, rows, bias, y)]
-    linear_compressed_tile(*addresses, shape, alone(tile))
-save_file({{"y": y}}, {str(tmp_path / "answer")!r})
-"""
-    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    env = {**os.environ, **plain, "NUMBA_CACHE_DIR": str(tmp_path)}
-
-    subprocess.run([sys.executable, "-c", program], env=env, check=True)
-
-    found = load_file(tmp_path / "answer")["y"]
-    assert_rounded(found, x.double() @ weight.double().T + bias.double())
 
 
 def test_plain_module_computes_the_same() -> None:

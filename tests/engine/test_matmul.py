@@ -1,13 +1,7 @@
 """Products of a few rows against float64, whatever their sizes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
@@ -115,51 +109,3 @@ def test_a_row_does_not_depend_on_its_company() -> None:
     for row in range(16):
         alone = linear(x[row : row + 1], weight, bias)
         assert torch.equal(alone[0], together[row])
-
-
-def test_processors_without_pairs_compute_the_same(tmp_path: Path) -> None:
-    """
-    Where no instruction multiplies pairs of bfloat16, two ordinary ones do.
-    """
-    operands = {"x": normal(1, 11, 90), "weight": normal(2, 40, 90)}
-    operands["bias"] = normal(3, 40)
-    integers = {"int8": operands["weight"].mul(40).to(torch.int8)}
-    integers["scale"] = torch.linspace(0.01, 0.1, 40)
-    save_file(operands | integers, tmp_path / "operands")
-    program = f"""
-from safetensors.torch import load_file, save_file
-from engine.emitter import multiplies_pairs
-from engine.int8 import INT8_TILE, linear_int8_tile
-from engine.matmul import linear_tile, num_tiles
-from engine.task import alone
-assert not multiplies_pairs()
-x, weight, bias, int8, scale = map(
-    load_file({str(tmp_path / "operands")!r}).get,
-    ("x", "weight", "bias", "int8", "scale"),
-)
-shape = len(x), x.shape[1], len(weight)
-answers = {{name: x.new_empty(shape[0], shape[2]) for name in ("bfloat16", "int8")}}
-start, offsets = x.data_ptr(), bias.data_ptr()
-for tile in range(num_tiles(shape[2])):
-    y = answers["bfloat16"].data_ptr()
-    linear_tile(start, weight.data_ptr(), offsets, y, shape, alone(tile))
-for tile in range(num_tiles(shape[2], INT8_TILE)):
-    scaled = int8.data_ptr(), scale.data_ptr()
-    y = answers["int8"].data_ptr()
-    linear_int8_tile(start, scaled, offsets, y, shape, alone(tile))
-save_file(answers, {str(tmp_path / "answers")!r})
-"""
-    env = {
-        **os.environ,
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
-
-    subprocess.run([sys.executable, "-c", program], env=env, check=True)
-
-    found = load_file(tmp_path / "answers")
-    x, weight, bias = (operand.double() for operand in operands.values())
-    assert_rounded(found["bfloat16"], x @ weight.T + bias)
-    int8, scale = (operand.double() for operand in integers.values())
-    assert_rounded(found["int8"], x @ (int8 * scale[:, None]).T + bias)

@@ -69,7 +69,7 @@ async def test_it_serves_at_once_and_takes_up_kernels_later(
             streams.append(await stream(mesh.url, prompt=PROMPT, max_tokens=300))
             return "float32 is computed by transformers' modules" in reasons(mesh)
 
-        await wait_until(stream_again, 60)
+        await wait_until(stream_again, 90)  # last in line for cores that others use
 
     assert early["choices"][0]["token_ids"] == expected
     assert said == {"kernels are being compiled"}
