@@ -1,8 +1,9 @@
 # `make up` and `make test` need nothing but Python 3.11 or newer: both install first.
 
-VENV  := .venv
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
+VENV     := .venv
+BIN      := $(VENV)/bin
+PACKAGES := $(VENV)/.packages
+KERNELS  := $(VENV)/.kernels
 
 MODEL ?=
 PORT  ?= 8000
@@ -15,12 +16,15 @@ help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
 
-install: $(STAMP) ## Make .venv with the `tandem` command in it.
+install: $(KERNELS) ## Make .venv with the `tandem` command in it.
 
-$(STAMP): pyproject.toml constraints.txt
+$(PACKAGES): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,containers,dev]'
+	@touch $@
+
+$(KERNELS): $(PACKAGES) $(wildcard libs/engine/*.py)
 	@echo "compiling the kernels"
 	@$(BIN)/python -m engine.compile
 	@touch $@
@@ -31,12 +35,12 @@ up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decod
 # Tests of whole meshes wait more than they compute: they leave time for all others.
 MESHES := tests/chaos tests/system tests/tandem tests/walkthrough
 
-test: install ## Lint, and run every test; ARGS="-k name" for some.
+test: $(PACKAGES) ## Lint, and run every test; ARGS="-k name" for some.
 ifeq ($(strip $(ARGS)),)
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target \
 	  lint test-meshes test-rest
 else
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory lint install
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
@@ -46,7 +50,7 @@ test-meshes: install
 test-rest: install
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(MESHES))
 
-lint: install ## Style, formatting and types.
+lint: $(PACKAGES) ## Style, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
