@@ -65,9 +65,9 @@ class Core:
         """Take the jobs, compute one step, record it at the store.
 
         Or end and record the step that the last round began, and begin one with the jobs:
-        what has ended is told before anything is waited for again. `newer` tells what came while it waited for its turn to compute. Ended sequences
-        are released only when their clients know of it: an owner that dies earlier leaves
-        them to one who will tell.
+        what has ended is told before anything is waited for again. `newer` tells what came
+        while it waited for its turn to compute. Ended sequences are released only when their
+        clients know of it: an owner that dies earlier leaves them to one who will tell.
         """
         outcome = Outcome()
         has_ended = self._end_begun(outcome)
