@@ -16,8 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from engine.products import Gated, Product, Sum
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace
-from engine.triton_linear import Activation
-from engine.triton_rows import gate, rms_norm, rotate
+from engine.triton_rows import Activation, gate, rms_norm, rotate
 
 _ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu_tanh")
 _MLP = ("gate_proj", "up_proj", "down_proj")

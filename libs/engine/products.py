@@ -13,14 +13,13 @@ from torch.nn.functional import linear
 from engine import triton_linear, triton_skinny
 from engine.triton_linear import (
     TILINGS,
-    Activation,
     Tiling,
     add_few_rows,
     few_gated_rows,
     few_rows,
     padded,
 )
-from engine.triton_rows import gate
+from engine.triton_rows import Activation, gate
 from engine.triton_skinny import (
     Shape,
     Tile,

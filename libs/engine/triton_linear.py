@@ -14,11 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.triton_rows import Activation, gated
+
 MAX_ROWS = 4
 ROWS = (1, 2, 4)  # what kernels are made for; three rows take the kernel for four
 _LANE = tl.constexpr(8)  # elements of 16 bytes, what a thread reads at once
 
-Activation = Literal["silu", "gelu_tanh"]
 Form = Literal["new", "adds", "silu", "gelu_tanh"]
 
 
@@ -80,6 +81,17 @@ def padded(num_rows: int) -> int:
     return triton.next_power_of_2(num_rows)
 
 
+def as_rows(x: Tensor, weight: Tensor, y: Tensor, most: int) -> Tensor:
+    """x [..., num_inputs] as a kernel of at most so many rows takes it: [num_rows,
+    num_inputs], each row contiguous. Weight and y must lie as it expects them.
+    """
+    x = x.reshape(-1, weight.shape[1])
+    assert len(x) <= most, "these kernels are for few rows"
+    assert weight.is_contiguous(), "a weight's rows lie together"
+    assert y.is_contiguous(), "rows of outputs lie together"
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
 def _launch(
     x: Tensor,
     weight: Tensor,
@@ -88,13 +100,7 @@ def _launch(
     tiling: Tiling,
     form: Form,
 ) -> None:
-    size = weight.shape[1]
-    x = x.reshape(-1, size)
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    assert len(x) <= MAX_ROWS, "these kernels are for few rows"
-    assert weight.is_contiguous(), "a weight's rows lie together"
-    assert y.is_contiguous(), "rows of outputs lie together"
+    x, size = as_rows(x, weight, y, MAX_ROWS), weight.shape[1]
     if not len(x):
         return
     num_outputs = y.shape[-1]
@@ -206,12 +212,7 @@ def _gated(
     outputs: tl.constexpr,
     activation: tl.constexpr,
 ):
-    """[rows, outputs] to half of them; see `engine.triton_rows` for the activations."""
+    """[rows, outputs] to half of them."""
     rounded = sums.to(dtype).to(tl.float32)
     g, up = tl.split(tl.reshape(rounded, [rows, outputs // 2, 2]))
-    if activation == "silu":
-        bent = g / (1 + tl.exp(-g))
-    else:
-        twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)  # 2 sqrt(2 / pi)
-        bent = g / (1 + tl.exp(-twice))
-    return bent.to(dtype).to(tl.float32) * up
+    return gated(g, up, dtype, activation)

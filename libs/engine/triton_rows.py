@@ -70,7 +70,7 @@ def gate(gates: Tensor, ups: Tensor, activation: Activation) -> Tensor:
         of_ups.stride(0),
         width=width,
         tile=tile,
-        is_silu=activation == "silu",
+        activation=activation,
         num_warps=_num_warps(tile),
     )
     return y
@@ -174,7 +174,7 @@ def _gate_kernel(
     up_stride,
     width: tl.constexpr,
     tile: tl.constexpr,
-    is_silu: tl.constexpr,
+    activation: tl.constexpr,
 ):
     """One program: a piece of a row."""
     row = tl.program_id(0).to(tl.int64)
@@ -182,14 +182,20 @@ def _gate_kernel(
     mask = at < width
     g = tl.load(gates + row * gate_stride + at, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(ups + row * up_stride + at, mask=mask, other=0.0).to(tl.float32)
-    if is_silu:
+    answer = gated(g, up, y.dtype.element_ty, activation)
+    tl.store(y + row * width + at, answer.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gated(g, up, dtype: tl.constexpr, activation: tl.constexpr):
+    """activation(g) * up in float32, the activation rounded to `dtype` as torch's is."""
+    if activation == "silu":
         bent = g / (1 + tl.exp(-g))
     else:
         # g (1 + tanh u) / 2 is g times the logistic function of 2 u.
         twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)  # 2 sqrt(2 / pi)
         bent = g / (1 + tl.exp(-twice))
-    bent = bent.to(y.dtype.element_ty).to(tl.float32)
-    tl.store(y + row * width + at, (bent * up).to(y.dtype.element_ty), mask=mask)
+    return bent.to(dtype).to(tl.float32) * up
 
 
 @triton.jit

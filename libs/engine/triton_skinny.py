@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.triton_linear import Activation, Form
+from engine.triton_linear import Form, as_rows
+from engine.triton_rows import Activation, gated
 
 MAX_ROWS = 64
 # The interpreter holds bfloat16 as 16-bit integers, and would multiply these.
@@ -149,13 +150,7 @@ def _launch(
     space: Workspace,
     form: Form,
 ) -> None:
-    size = weight.shape[1]
-    x = x.reshape(-1, size)
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    assert len(x) <= MAX_ROWS, "these kernels are for few rows"
-    assert weight.is_contiguous(), "a weight's rows lie together"
-    assert y.is_contiguous(), "rows of outputs lie together"
+    x, size = as_rows(x, weight, y, MAX_ROWS), weight.shape[1]
     if not len(x):
         return
     num_outputs = y.shape[-1]
@@ -281,17 +276,7 @@ def _finish(
     if form == "adds":
         sums += tl.load(to, mask=mask, other=0.0).to(tl.float32)
     if is_gated:
-        sums = _gated(sums, ups, y.dtype.element_ty, form)
+        g = sums.to(y.dtype.element_ty).to(tl.float32)
+        up = ups.to(y.dtype.element_ty).to(tl.float32)
+        sums = gated(g, up, y.dtype.element_ty, form)
     tl.store(to, sums.to(y.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _gated(gates, ups, dtype: tl.constexpr, activation: tl.constexpr):
-    """See `engine.triton_rows` for the activations."""
-    g, up = gates.to(dtype).to(tl.float32), ups.to(dtype).to(tl.float32)
-    if activation == "silu":
-        bent = g / (1 + tl.exp(-g))
-    else:
-        twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)  # 2 sqrt(2 / pi)
-        bent = g / (1 + tl.exp(-twice))
-    return bent.to(dtype).to(tl.float32) * up

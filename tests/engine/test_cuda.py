@@ -1,8 +1,11 @@
 """The engine's parts for a GPU, with Triton's interpreter in its place."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -23,7 +26,7 @@ from engine.cuda_modules import GatedMLP, Part, RMSNorm, spanning, speed_up
 from engine.errors import UnsupportedModel
 from engine.fingerprint import fingerprint
 from engine.forward import Forward
-from engine.graphs import Packed, Sizes
+from engine.graphs import Graph, Packed, Rows, Sizes
 from engine.interface import Chunk
 from engine.kernel_choice import choose_kernels, products_of, workspace
 from engine.products import Product, Sum
@@ -167,6 +170,29 @@ def test_weights_apart_are_not_joined() -> None:
     assert spanning([whole[:3], whole[3:7]]) is not None
     assert spanning([whole[:3], whole[4:7]]) is None
     assert spanning([torch.zeros(3, 4), torch.zeros(3, 4)]) is None
+
+
+def test_a_graph_keeps_what_its_kernels_write_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Whoever captured it forgets the attention; what that counts in must not be given away.
+    """
+    stream = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    forward: Any = SimpleNamespace(run=lambda *_: torch.zeros(4, 8))
+    rows: Any = Rows(4, table_width=2, block_size=16, device=torch.device("cpu"))
+    attention = rows.attention(None, num_sms=8)
+    kept = ref(attention)
+
+    graph = Graph(forward, attention, rows, None)
+    del attention
+
+    assert kept() is not None
+    del graph
+    assert kept() is None
 
 
 def test_padding_rows_write_nothing(family: Callable[[str], Path]) -> None:

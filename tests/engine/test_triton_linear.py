@@ -4,19 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import gelu, linear, silu
-from triton_device import DEVICE
+from rounded import assert_rounded, exact, normal
+from torch.nn.functional import gelu, silu
 
 from engine.triton_linear import (
     MAX_ROWS,
     TILINGS,
-    Activation,
     Tiling,
     add_few_rows,
     few_gated_rows,
     few_rows,
 )
+from engine.triton_rows import Activation
 
 # The interpreter computes by numpy, which warns of exponentials that become infinite.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -32,24 +31,6 @@ def _poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def normal(*shape: int) -> Tensor:
-    numbers = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(shape, generator=numbers).to(DEVICE, torch.bfloat16)
-
-
-def exact(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """On the CPU: CUDA's library has no deterministic mode by itself."""
-    addend = None if bias is None else bias.double().cpu()
-    return linear(x.double().cpu(), weight.double().cpu(), addend)
-
-
-def assert_rounded(found: Tensor, expected: Tensor) -> None:
-    """Rounded once; the interpreter cuts bfloat16 where a GPU rounds it."""
-    assert found.dtype == torch.bfloat16
-    assert found.is_contiguous()
-    torch.testing.assert_close(found.double().cpu(), expected, rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_rows", range(1, MAX_ROWS + 1))

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import gelu, linear, silu
+from rounded import assert_rounded, exact, normal
+from torch.nn.functional import gelu, silu
 from triton_device import DEVICE
 
-from engine.triton_linear import Activation
+from engine.triton_rows import Activation
 from engine.triton_skinny import (
     MAX_ROWS,
     ROWS,
@@ -45,24 +45,6 @@ def _poisoned() -> Iterator[None]:
 def space() -> Workspace:
     """Of any product here."""
     return Workspace(10**5, 10, torch.device(DEVICE))
-
-
-def normal(*shape: int) -> Tensor:
-    numbers = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(shape, generator=numbers).to(DEVICE, torch.bfloat16)
-
-
-def exact(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """On the CPU: CUDA's library has no deterministic mode by itself."""
-    addend = None if bias is None else bias.double().cpu()
-    return linear(x.double().cpu(), weight.double().cpu(), addend)
-
-
-def assert_rounded(found: Tensor, expected: Tensor) -> None:
-    """Rounded once; the interpreter cuts bfloat16 where a GPU rounds it."""
-    assert found.dtype == torch.bfloat16
-    assert found.is_contiguous()
-    torch.testing.assert_close(found.double().cpu(), expected, rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize("tile", SPLITS)
