@@ -15,14 +15,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from bench.client import Client, connected
@@ -53,6 +56,8 @@ NUM_BLOCKS, BLOCK_SIZE = 4096, 16
 ANSWER_SECONDS = 120.0
 STOP_SECONDS = 30
 READ = TypeAdapter(list[list[Outcome]])
+
+console = Console(stderr=True)
 
 # Of this machine a guess, where the fit begins. What is fitted is what is achieved.
 GUESS = Device(
@@ -146,27 +151,48 @@ def mesh(model: Path, paradigm: str) -> Iterator[str]:
                 up.communicate(timeout=STOP_SECONDS)
 
 
-async def measured(url: str, loads: Sequence[Load]) -> list[list[Outcome]]:
+async def measured(
+    url: str, loads: Sequence[Load], num_rounds: int
+) -> list[list[Outcome]]:
     async with connected(url, "", ANSWER_SECONDS) as client:
         await _ask(client, Load("warm-up", Lengths(512, 64).planned(16, ""), 4))
-        return [await _ask(client, load) for load in loads]
+        return await in_rounds(partial(_ask, client), loads, num_rounds)
 
 
-async def _ask(client: Client, load: Load) -> list[Outcome]:
-    rng = random.Random(f"prompts of {load.name}")
-    planned = [_with_prompt(each, rng) for each in load.planned]
-    if load.num_clients:
-        outcomes = await closed_loop(planned, client.ask, load.num_clients)
-    else:
-        outcomes = await open_loop(planned, client.ask)
-    if failed := [each.error for each in outcomes if not each.is_answered]:
-        raise SystemExit(f"{len(failed)} requests failed: {failed[0]}")
-    return outcomes
+async def in_rounds(
+    ask: Callable[[Load], Awaitable[list[Outcome]]],
+    loads: Sequence[Load],
+    num_rounds: int,
+) -> list[list[Outcome]]:
+    """Of each load the outcomes of all rounds. A round has all loads, so a machine that
+    is slower for a while is slower for those that are fitted and those that are compared.
+    """
+    rounds = [
+        [await ask(with_prompts(load, number)) for load in loads]
+        for number in track(range(num_rounds), "measuring", console=console)
+    ]
+    return [list(chain.from_iterable(each)) for each in zip(*rounds, strict=True)]
+
+
+def with_prompts(load: Load, number: int) -> Load:
+    """Each round has tokens of its own, or they would be cached."""
+    rng = random.Random(f"prompts of {load.name}, round {number}")
+    return replace(load, planned=[_with_prompt(each, rng) for each in load.planned])
 
 
 def _with_prompt(planned: Planned, rng: random.Random) -> Planned:
     prompt = (rng.randrange(FIRST_TOKEN, VOCABULARY) for _ in planned.prompt)
     return replace(planned, prompt=tuple(prompt))
+
+
+async def _ask(client: Client, load: Load) -> list[Outcome]:
+    if load.num_clients:
+        outcomes = await closed_loop(load.planned, client.ask, load.num_clients)
+    else:
+        outcomes = await open_loop(load.planned, client.ask)
+    if failed := [each.error for each in outcomes if not each.is_answered]:
+        raise SystemExit(f"{len(failed)} requests failed: {failed[0]}")
+    return outcomes
 
 
 def design_of(model: str, paradigm: str) -> Design:
@@ -226,7 +252,7 @@ def measure(options: argparse.Namespace, loads: Sequence[Load]) -> list[list[Out
             model = Path(folder)
             make(options.shape, model)
         with mesh(model, options.paradigm) as url:
-            return asyncio.run(measured(url, loads))
+            return asyncio.run(measured(url, loads, options.rounds))
 
 
 def main() -> None:
@@ -235,6 +261,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="of that shape, if there is one")
     parser.add_argument("--paradigm", choices=["semi", "fused"], default="semi")
     parser.add_argument("--scale", type=float, default=1.0, help="of the rates")
+    parser.add_argument("--rounds", type=int, default=3, help="of all loads, in turn")
     parser.add_argument(
         "--measured",
         type=Path,

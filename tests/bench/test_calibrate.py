@@ -3,7 +3,8 @@
 import pytest
 from rich.console import Console
 
-from bench.simulation.calibration import mean_of, predicted
+from bench.measures import Outcome
+from bench.simulation.calibration import Load, mean_of, predicted
 from calibrate import (
     FITTED,
     GUESS,
@@ -13,6 +14,8 @@ from calibrate import (
     checking,
     design_of,
     figures,
+    in_rounds,
+    with_prompts,
 )
 
 SEMI = design_of("llama-120m", "semi")
@@ -60,3 +63,37 @@ def test_a_paradigm_is_simulated_as_the_mesh_runs_it(paradigm: str) -> None:
     assert design.shares == (50, 50)
     assert design.costs.device == GUESS
     assert set(FITTED) <= set(type(GUESS).model_fields)
+
+
+async def test_loads_are_measured_in_turn_round_by_round() -> None:
+    """
+    The machine that was slow for a minute was so for all loads, and what a load is said
+    to take is of all its rounds.
+    """
+    asked = []
+
+    async def ask(load: Load) -> list[Outcome]:
+        asked.append(load.name)
+        return predicted(SEMI, load)
+
+    first, second = checking(1.0)[:2]
+    outcomes = await in_rounds(ask, [first, second], 3)
+
+    assert asked == 3 * [first.name, second.name]
+    assert [len(each) for each in outcomes] == [3 * 24, 3 * 24]
+    assert outcomes[0] == 3 * predicted(SEMI, first)
+
+
+def test_no_prompt_is_asked_twice() -> None:
+    """
+    Rounds differ in the tokens alone, which a cache of prefixes would know.
+    """
+    load = checking(1.0)[0]
+
+    one, other = with_prompts(load, 0), with_prompts(load, 1)
+
+    prompts = {each.prompt[:32] for each in (*one.planned, *other.planned)}
+    assert len(prompts) == 2 * len(load.planned)
+    for asked, planned in zip(one.planned, load.planned, strict=True):
+        assert len(asked.prompt) == len(planned.prompt)
+        assert (asked.at, asked.max_tokens) == (planned.at, planned.max_tokens)
