@@ -99,6 +99,7 @@ async def test_a_killed_fork_is_told(number: signal.Signals, tmp_path: Path) -> 
     assert code == -number
     assert not psutil.pid_exists(process.pid)
     assert is_other_there
+    assert await other.wait() == -signal.SIGKILL  # with its stem
 
 
 async def test_who_asked_is_gone_and_so_is_the_fork(tmp_path: Path) -> None:
