@@ -26,6 +26,12 @@ def _fused(blocks: int, _: SLO) -> System:
     return System("fused", ("--paradigm", "fused", "--kv-blocks", str(blocks)))
 
 
+def _in_small_chunks(blocks: int, slo: SLO) -> System:
+    """For a TPOT that a step with 512 tokens of a prompt breaks."""
+    options = (*_fused(blocks, slo).options, "--max-num-batched-tokens", "128")
+    return System("fused-128", options)
+
+
 def _disaggregated(blocks: int, _: SLO) -> System:
     """A device for each phase: half of the cores and of the memory."""
     threads = max(1, (os.cpu_count() or 1) // 2)
@@ -68,6 +74,7 @@ def _dynamic(blocks: int, slo: SLO) -> System:
 
 KINDS: dict[str, Callable[[int, SLO], System]] = {
     "fused": _fused,
+    "fused-128": _in_small_chunks,
     "disaggregated": _disaggregated,
     "disaggregated-100": _competing,
     "semi": _by_queue,

@@ -19,6 +19,15 @@ def test_all_have_the_same_memory() -> None:
         assert blocks == ("1024" if name.startswith("disaggregated") else "2048")
 
 
+def test_smaller_chunks_are_all_that_makes_another_fused_system() -> None:
+    """
+    A fused system is as good as its chunks suit the SLO, so there are two of it.
+    """
+    plain, small = (KINDS[name](64, SLOS).options for name in ("fused", "fused-128"))
+
+    assert small == (*plain, "--max-num-batched-tokens", "128")
+
+
 def test_shares_follow_the_slos_that_everyone_is_judged_by() -> None:
     """
     In seconds, as tandem up takes them; without any there is nothing to follow.
