@@ -44,6 +44,7 @@ console = Console(stderr=True)
 class Load:
     """What is asked, and which figure of `tandem bench` counts."""
 
+    name: str
     title: str
     figure: str
     num_input: int
@@ -56,15 +57,23 @@ class Load:
             *("--input", str(self.num_input), "--output", str(self.num_output)),
             *("--concurrency", str(self.num_clients)),
             *("--requests", str(self.num_requests)),
-            *("--warm-up", str(2 * self.num_clients)),
+            *("--warm-up", str(max(2, self.num_clients))),
         ]
 
 
 LOADS = (
-    Load("TTFT of 512 tokens, ms", "TTFT p50, ms", 512, 2, 1, 16),
-    Load("TPOT of one stream, ms", "TPOT p50, ms", 64, 128, 1, 4),
-    Load("256/64, 8 at once, tokens/s", "output tokens/s", 256, 64, 8, 32),
-    Load("1024/128, 16 at once, tokens/s", "output tokens/s", 1024, 128, 16, 32),
+    Load("ttft", "TTFT of 512 tokens, ms", "TTFT p50, ms", 512, 2, 1, 16),
+    Load("tpot", "TPOT of one stream, ms", "TPOT p50, ms", 64, 128, 1, 4),
+    Load("8-at-once", "256/64, 8 at once, tokens/s", "output tokens/s", 256, 64, 8, 32),
+    Load(
+        "16-at-once",
+        "1024/128, 16 at once, tokens/s",
+        "output tokens/s",
+        1024,
+        128,
+        16,
+        32,
+    ),
 )
 
 
@@ -238,6 +247,8 @@ def main() -> None:
     known = [*OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
     parser = argparse.ArgumentParser(description="Compare servers on this machine.")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
+    loads = [load.name for load in LOADS]
+    parser.add_argument("--loads", nargs="+", choices=loads, default=loads)
     parser.add_argument("--shape", choices=SHAPES, default="llama-120m")
     parser.add_argument("--homes", type=Path, default=ROOT / ".peers")
     parser.add_argument("--repeats", type=int, default=3)
@@ -250,12 +261,14 @@ def main() -> None:
     port = free_port()
     figures: Figures = {}
     for server in servers(options.only, homes, model, port):
-        loads = figures[server.name] = {}
+        figures[server.name] = {}
         try:
             install(server)
             with running(server, port, homes / f"{server.name}.log") as url:
                 for load in LOADS:
-                    loads[load.title] = measured(server, url, load, options.repeats)
+                    if load.name in options.loads:
+                        found = measured(server, url, load, options.repeats)
+                        figures[server.name][load.title] = found
         except (RuntimeError, subprocess.SubprocessError) as error:
             console.print(f"[red]{server.name}: {error}")
     path = RESULTS / f"{date.today()}-peers-{options.shape}.md"
