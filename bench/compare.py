@@ -220,7 +220,7 @@ def as_markdown(figures: Figures, shape: str) -> str:
 
 def _cell(spread: dict[str, float] | None) -> str:
     if spread is None:
-        return "failed"
+        return "not measured"
     return f"{spread['median']:.1f} ({spread['least']:.1f} to {spread['most']:.1f})"
 
 
