@@ -73,7 +73,7 @@ bench-scaling: install ## How long streams pause while workers come and go.
 bench-engine: install ## What a step of the engine costs, beside the machine's floor.
 	$(BIN)/python bench/steps.py $(ARGS)
 
-bench-peers: install ## Tandem beside vLLM, llama.cpp and transformers serve, on this machine.
+bench-peers: install ## Tandem beside vLLM, llama.cpp, transformers serve and OpenVINO (in process).
 	$(BIN)/python bench/compare.py $(ARGS)
 
 bench-calibrate: install ## The simulator beside the real mesh on this machine.

@@ -1,8 +1,8 @@
 """Tandem and its peers on this machine: same model, same client, same prompts, in turn.
 
 Each peer is a script in bench/peers that can `install` and `serve`; what it needs lies in
-a folder of its own. Figures of different days or machines do not compare: the ratios of
-one run do.
+a folder of its own. One without a server can `measure` itself, in process: a ceiling.
+Figures of different days or machines do not compare: the ratios of one run do.
 
     make bench-peers ARGS="--only tandem vllm --shape qwen2.5-0.5b"
 """
@@ -36,6 +36,8 @@ STOP_SECONDS = 30
 LOAD_SECONDS = 3600  # for all repeats of one load
 MAX_MODEL_LEN = 2048
 OURS = {"tandem": "semi", "tandem-fused": "fused"}  # by paradigm
+# Engines without a server, and in what they compute.
+IN_PROCESS = {"openvino": "bfloat16 if the processor has it, or else float32"}
 
 console = Console(stderr=True)
 
@@ -79,7 +81,7 @@ LOADS = (
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to run one of the servers, and how to ask it."""
+    """How to run one of the servers, or an engine alone, and how to ask it."""
 
     name: str
     argv: Sequence[str]
@@ -115,15 +117,14 @@ def _peer(name: str, home: Path, model: Path, port: int) -> Server:
         "TOKENIZER": str(ROOT / "models" / "demo"),
     }
     asking = ["--model", str(model), "--plain"] if name == "transformers-serve" else []
-    return Server(name, [str(HERE / "peers" / name), "serve"], env, asking)
+    task = "measure" if name in IN_PROCESS else "serve"
+    return Server(name, [str(HERE / "peers" / name), task], env, asking)
 
 
 def install(server: Server) -> None:
     if server.name not in OURS:
         script = server.argv[0]
-        subprocess.run(
-            [script, "install"], env={**os.environ, **server.env}, check=True
-        )
+        subprocess.run([script, "install"], env=os.environ | server.env, check=True)
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def running(server: Server, port: int, log: Path) -> Iterator[str]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             server.argv,
-            env={**os.environ, **server.env},
+            env=os.environ | server.env,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -168,12 +169,26 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def measured(server: Server, url: str, load: Load, repeats: int) -> dict[str, float]:
+@contextmanager
+def measuring(server: Server, port: int, log: Path) -> Iterator[list[str]]:
+    """The command that measures a load, as long as the block lasts."""
+    if server.name in IN_PROCESS:
+        yield list(server.argv)
+    else:
+        with running(server, port, log) as url:
+            argv = [sys.executable, "-m", "tandem", "bench", "--url", url, "--json"]
+            yield [*argv, *server.asking]
+
+
+def measured(
+    server: Server, argv: Sequence[str], load: Load, repeats: int
+) -> dict[str, float]:
     """Median, least and most of the load's figure."""
-    argv = [sys.executable, "-m", "tandem", "bench", "--url", url, "--json"]
-    argv += [*load.options(), "--repeats", str(repeats), *server.asking]
+    argv = [*argv, *load.options(), "--repeats", str(repeats)]
+    env = os.environ | server.env
     with console.status(f"{server.name}: {load.title}"):
-        report = json.loads(subprocess.check_output(argv, timeout=LOAD_SECONDS))
+        output = subprocess.check_output(argv, env=env, timeout=LOAD_SECONDS)
+    report = json.loads(output)
     failed = sum(run["num_failed"] for run in report["runs"])
     if failed:
         raise RuntimeError(f"{failed} requests failed: {report['runs'][0]['errors']}")
@@ -206,7 +221,9 @@ def as_markdown(figures: Figures, shape: str) -> str:
     ]
     for name, loads in figures.items():
         cells = [_cell(loads.get(title)) for title in titles]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_label(name)} | " + " | ".join(cells) + " |")
+    for name in filter(IN_PROCESS.__contains__, figures):
+        lines += ["", f"{_label(name)}: a ceiling; computes in {IN_PROCESS[name]}."]
     for ours in filter(OURS.__contains__, figures):
         lines += ["", f"{ours}'s figure by the peer's:", ""]
         lines += ["| peer | " + " | ".join(titles) + " |"]
@@ -214,8 +231,12 @@ def as_markdown(figures: Figures, shape: str) -> str:
         for name in figures:
             if name not in OURS:
                 cells = [ratio(load, figures, ours, name) for load in LOADS]
-                lines.append(f"| {name} | " + " | ".join(cells) + " |")
+                lines.append(f"| {_label(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _label(name: str) -> str:
+    return f"{name} (in process, no HTTP)" if name in IN_PROCESS else name
 
 
 def _cell(spread: dict[str, float] | None) -> str:
@@ -233,7 +254,7 @@ def _processor() -> str:
 def as_table(figures: Figures) -> Table:
     table = Table("server", *(load.title for load in LOADS))
     for name, loads in figures.items():
-        table.add_row(name, *(_cell(loads.get(load.title)) for load in LOADS))
+        table.add_row(_label(name), *(_cell(loads.get(load.title)) for load in LOADS))
     return table
 
 
@@ -264,10 +285,10 @@ def main() -> None:
         figures[server.name] = {}
         try:
             install(server)
-            with running(server, port, homes / f"{server.name}.log") as url:
+            with measuring(server, port, homes / f"{server.name}.log") as argv:
                 for load in LOADS:
                     if load.name in options.loads:
-                        found = measured(server, url, load, options.repeats)
+                        found = measured(server, argv, load, options.repeats)
                         figures[server.name][load.title] = found
         except (RuntimeError, subprocess.SubprocessError) as error:
             console.print(f"[red]{server.name}: {error}")

@@ -1,6 +1,7 @@
 """The comparison of servers: how each is run, and what its report says."""
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,23 @@ def test_report_shows_spread_failure_and_ratios(figures: compare.Figures) -> Non
     lines = compare.as_markdown(figures, "llama-120m").splitlines()
 
     assert any("80.0 (79.0 to 81.0)" in line for line in lines)
-    assert any(line.startswith("| other |") and "not measured" in line for line in lines)
+    assert any(
+        line.startswith("| other |") and "not measured" in line for line in lines
+    )
     assert any(line.startswith("| other | 0.80 |") for line in lines)
+
+
+def test_report_tells_an_engine_from_servers(figures: compare.Figures) -> None:
+    """
+    What is measured in process says so wherever it is named, and has its ratios.
+    """
+    figures["openvino"] = {TTFT.title: spread(40.0)}
+
+    lines = compare.as_markdown(figures, "llama-120m").splitlines()
+
+    named = [line for line in lines if "openvino" in line]
+    assert all("openvino (in process, no HTTP)" in line for line in named)
+    assert any("| 2.00 |" in line for line in named)
 
 
 def test_each_peer_has_a_home_and_the_same_model(tmp_path: Path) -> None:
@@ -55,6 +71,35 @@ def test_each_peer_has_a_home_and_the_same_model(tmp_path: Path) -> None:
     assert Path(peer.argv[0]).is_file()
     assert "/model" in ours.argv
     assert "fused" in ours.argv
+
+
+def test_an_engine_without_a_server_measures_itself(tmp_path: Path) -> None:
+    """
+    Nothing is started for it: its script gets the load that servers are asked with.
+    """
+    (peer,) = compare.servers(["openvino"], tmp_path, Path("/model"), 8123)
+
+    with compare.measuring(peer, 8123, tmp_path / "log") as argv:
+        pass
+
+    assert argv == [str(compare.HERE / "peers" / "openvino"), "measure"]
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_figure_of_a_load_is_read_from_what_its_command_prints() -> None:
+    """
+    The command is told of the load and of the peer, and how often to repeat it.
+    """
+    peer = compare.Server("some", [], {"FIGURE": TTFT.figure})
+    program = """
+import json, os, sys
+lengths = {"median": float(sys.argv[2]), "least": 0, "most": float(sys.argv[-1])}
+print(json.dumps({"runs": [], "figures": {os.environ["FIGURE"]: lengths}}))
+"""
+
+    found = compare.measured(peer, [sys.executable, "-c", program], TTFT, 3)
+
+    assert found == {"median": TTFT.num_input, "least": 0, "most": 3}
 
 
 def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
