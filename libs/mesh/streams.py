@@ -1,7 +1,7 @@
 """Redis streams: who takes which entry, and what becomes of it. Not what it means.
 
-An entry that a consumer took and never acknowledged goes to another consumer once it
-was idle for a lease; delivered too often, it is buried as a dead letter.
+An entry that a consumer took, neither acknowledged nor kept, goes to another consumer
+once it was idle for a lease; delivered too often, it is buried as a dead letter.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -133,6 +133,22 @@ class Consumer:
             for id, fields in rows
             if fields
         ]
+
+    async def keep(self, entries: Iterable[Entry]) -> None:
+        """They are in good hands: nobody takes them over for another lease."""
+        ids: list[Any] = [entry.id for entry in entries]
+        try:
+            await self._redis.xclaim(
+                self._stream,
+                self._group,
+                self._name,
+                min_idle_time=0,
+                message_ids=ids,
+                justid=True,  # no delivery
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
 
     async def _deliveries(self, entry_id: bytes) -> int:
         pending = await self._redis.xpending_range(

@@ -24,7 +24,7 @@ from worker.batch import Batch
 from worker.core import Core
 from worker.exchange import Exchange
 from worker.in_force import show
-from worker.inbox import Inbox, fill
+from worker.inbox import Inbox, fill, keep
 from worker.kernels import NoKernels, take_up_kernels
 from worker.publisher import Publisher
 from worker.rounds import run
@@ -113,6 +113,8 @@ class Worker:
                         inbox, redis, consumer, settings.lease_seconds, stopping
                     )
                     reading.create_task(filling, name=f"{phase} jobs")
+                keeping = keep(inbox, settings.lease_seconds, stopping)
+                reading.create_task(keeping, name="jobs kept")
             exchange.stop()  # nothing comes any more: leave what is there to others
         with suppress(*LOST):  # its name is all that would stay behind
             for consumer in consumers.values():

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import structlog
 from redis.asyncio import Redis
@@ -10,13 +12,14 @@ from redis.asyncio import Redis
 from mesh import metrics
 from mesh.connect import LOST, MAX_BLOCK_SECONDS
 from mesh.streams import MAX_DELIVERIES, Consumer, Entry, post
-from mesh.timing import pause
+from mesh.timing import every, pause
 from protocol import keys
 from protocol.messages import DecodeJob, Failed, PrefillJob, RequestId, decode_job
 from protocol.wire import MalformedMessage, encode
 from worker.exchange import Exchange
 
 RETRY_SECONDS = 0.2
+KEEPS_PER_LEASE = 4
 
 logger = structlog.get_logger()
 
@@ -28,6 +31,11 @@ class Arrival:
     job: PrefillJob | DecodeJob
     entry: Entry
     consumer: Consumer
+
+
+def by_consumer(arrivals: Iterable[Arrival]) -> Iterator[tuple[Consumer, list[Entry]]]:
+    for consumer, group in groupby(arrivals, key=lambda arrival: arrival.consumer):
+        yield consumer, [arrival.entry for arrival in group]
 
 
 class Inbox:
@@ -43,6 +51,10 @@ class Inbox:
 
     def __len__(self) -> int:
         return len(self._underway)
+
+    @property
+    def underway(self) -> list[Arrival]:
+        return list(self._underway)
 
     @property
     def free_slots(self) -> int:
@@ -99,6 +111,16 @@ async def fill(
         except LOST as error:
             logger.warning("jobs.lost", error=type(error).__name__)
             await pause(RETRY_SECONDS, stopping)
+
+
+async def keep(inbox: Inbox, lease_seconds: float, stopping: asyncio.Event) -> None:
+    """Jobs stay ours while a step takes longer than a lease, which all of them wait for."""
+    async for _ in every(lease_seconds / KEEPS_PER_LEASE, stopping):
+        try:
+            for consumer, entries in by_consumer(inbox.underway):
+                await consumer.keep(entries)
+        except LOST as error:
+            logger.warning("jobs.not_kept", error=type(error).__name__)
 
 
 async def _open(redis: Redis, consumer: Consumer, entry: Entry) -> Arrival | None:

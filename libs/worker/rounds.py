@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import Executor
 from functools import partial
-from itertools import groupby
 
 import structlog
 
@@ -11,7 +10,7 @@ from mesh import metrics
 from mesh.connect import LOST
 from worker.core import Core
 from worker.exchange import Exchange
-from worker.inbox import Arrival, Inbox
+from worker.inbox import Arrival, Inbox, by_consumer
 from worker.publisher import Publisher
 
 logger = structlog.get_logger()
@@ -64,7 +63,7 @@ async def acknowledge(arrivals: list[Arrival]) -> None:
     A job that cannot be acknowledged comes again, and the store says that it is gone.
     """
     try:
-        for consumer, of_one in groupby(arrivals, key=lambda arrival: arrival.consumer):
-            await consumer.acknowledge(arrival.entry for arrival in of_one)
+        for consumer, entries in by_consumer(arrivals):
+            await consumer.acknowledge(entries)
     except LOST as error:
         logger.warning("jobs.unacknowledged", error=type(error).__name__)

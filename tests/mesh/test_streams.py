@@ -107,6 +107,44 @@ async def test_a_held_entry_is_left_alone(
     assert taken == []
 
 
+async def test_an_entry_is_kept_for_as_long_as_its_consumer_says_so(
+    redis: Redis, consumers: tuple[Consumer, Consumer]
+) -> None:
+    """
+    That is no delivery: whoever has it at last counts as if it had not been kept.
+    """
+    one, two = consumers
+    await send(redis, "jobs", {"body": b"1"})
+    kept = await one.take(1, block_seconds=0.01)
+    await asyncio.sleep(0.2)
+
+    await one.keep(kept)
+    taken = await two.take_over(1, idle_seconds=0.2)
+    (entry,) = await wait_until(lambda: two.take_over(1, idle_seconds=0.2))
+
+    assert taken == []
+    assert entry.deliveries == 2
+
+
+async def test_what_is_done_is_not_kept(
+    redis: Redis, consumers: tuple[Consumer, Consumer]
+) -> None:
+    """
+    An entry that was acknowledged meanwhile stays gone, and so does one that was lost.
+    """
+    one, two = consumers
+    await send(redis, "jobs", {"body": b"1"})
+    entries = await one.take(1, block_seconds=0.01)
+    await one.acknowledge(entries)
+
+    await one.keep(entries)
+
+    assert await two.take_over(1, idle_seconds=0) == []
+    await redis.flushall()
+    await one.keep(entries)
+    assert not await redis.exists("jobs")
+
+
 async def test_a_buried_entry_is_kept_with_its_reason(
     redis: Redis, consumers: tuple[Consumer, Consumer]
 ) -> None:

@@ -14,7 +14,7 @@ from protocol import keys
 from protocol.messages import Failed, PrefillJob, decode_reply
 from protocol.wire import encode
 from worker.exchange import Exchange
-from worker.inbox import Inbox, fill
+from worker.inbox import Inbox, fill, keep
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ async def filling(
         tasks.create_task(
             fill(inbox, redis, consumer, lease_seconds, stopping), name="fill"
         )
+        tasks.create_task(keep(inbox, lease_seconds, stopping), name="keep")
         yield
         stopping.set()
 
@@ -103,6 +104,26 @@ async def test_what_a_dead_worker_read_is_taken_over(
 
     async with filling(redis, inbox, lease_seconds=0.05):
         await wait_until(lambda: len(inbox) == 1)
+
+
+async def test_a_long_step_costs_no_job(redis: Redis, exchange: Exchange) -> None:
+    """
+    While an engine computes for longer than a lease, jobs that wait for it are delivered
+    neither to another worker nor again to this one: they would be buried for it.
+    """
+    inbox = Inbox(4, exchange)
+    other = Consumer(redis, "jobs", "group", "other")
+
+    async with filling(redis, inbox, lease_seconds=1.0):
+        await put(redis, prefill_job("r1"))
+        await wait_until(lambda: len(inbox) == 1)
+        for _ in range(25):
+            await asyncio.sleep(0.1)
+            assert await other.take_over(1, idle_seconds=1.0) == []
+        waiting = len(inbox)
+
+    assert waiting == 1
+    assert await redis.xlen("tandem:dead-letters") == 0
 
 
 async def test_what_is_no_job_is_buried_and_its_client_told(
