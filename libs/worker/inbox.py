@@ -146,6 +146,6 @@ async def _bury(redis: Redis, consumer: Consumer, entry: Entry, reason: str) -> 
     if request_id and reply_to:
         failed = Failed(
             request_id=RequestId(request_id),
-            reason="the job could not be understood",
+            reason=f"its job was given up: {reason}",
         )
         await post(redis, {keys.replies(reply_to): {"body": encode(failed)}})

@@ -145,6 +145,7 @@ async def test_what_is_no_job_is_buried_and_its_client_told(
     (failed,) = map(decode_reply, letters)
     assert isinstance(failed, Failed)
     assert failed.request_id == "r1"
+    assert failed.reason.startswith("its job was given up: ")
     assert await redis.xlen("jobs") == 0
     assert len(inbox) == 0
 
