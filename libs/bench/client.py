@@ -95,8 +95,10 @@ def _chunk(data: bytes) -> dict[str, Any]:
 
 
 def _is_piece(choice: dict[str, Any]) -> bool:
-    """Some servers tell the end in a chunk of its own, without a token."""
-    return bool(choice.get("text")) or not choice.get("finish_reason")
+    """Some servers tell the end in a chunk of its own, without a token; a last token
+    may have no text."""
+    has_token = choice.get("text") or choice.get("token_ids")
+    return bool(has_token) or not choice.get("finish_reason")
 
 
 @asynccontextmanager

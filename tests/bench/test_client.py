@@ -68,6 +68,10 @@ async def without_counts(response: web.StreamResponse) -> None:
     await write(response, choices=piece("b", "length"))
 
 
+async def a_token_without_text(response: web.StreamResponse) -> None:
+    await write(response, choices=[piece("", "length")[0] | {"token_ids": [200]}])
+
+
 async def an_error(response: web.StreamResponse) -> None:
     await write(response, choices=piece("a"))
     await write(response, error={"message": "the worker died"})
@@ -111,6 +115,18 @@ async def test_pieces_and_tokens_are_counted(server: Server, url: str) -> None:
     assert outcome.num_output_tokens == 3
     assert outcome.num_prompt_tokens == 3
     assert 0.04 < outcome.itls[0] < 5
+
+
+async def test_one_token_without_text_is_an_answer(server: Server, url: str) -> None:
+    """
+    The first byte of a character, say, where no more was asked for.
+    """
+    server.send = a_token_without_text
+
+    outcome = await asked(url)
+
+    assert outcome.is_answered
+    assert outcome.num_output_tokens == 1
 
 
 async def test_the_request_is_what_every_server_knows(server: Server, url: str) -> None:
