@@ -63,19 +63,12 @@ class Load:
         ]
 
 
+RATE = "output tokens/s"
 LOADS = (
     Load("ttft", "TTFT of 512 tokens, ms", "TTFT p50, ms", 512, 2, 1, 16),
     Load("tpot", "TPOT of one stream, ms", "TPOT p50, ms", 64, 128, 1, 4),
-    Load("8-at-once", "256/64, 8 at once, tokens/s", "output tokens/s", 256, 64, 8, 32),
-    Load(
-        "16-at-once",
-        "1024/128, 16 at once, tokens/s",
-        "output tokens/s",
-        1024,
-        128,
-        16,
-        32,
-    ),
+    Load("8-at-once", "256/64, 8 at once, tokens/s", RATE, 256, 64, 8, 32),
+    Load("16-at-once", "1024/128, 16 at once, tokens/s", RATE, 1024, 128, 16, 32),
 )
 
 
