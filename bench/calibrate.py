@@ -11,12 +11,8 @@ import asyncio
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -29,6 +25,8 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.client import Client, connected
+from bench.experiments.meshes import serving
+from bench.experiments.systems import System
 from bench.load import closed_loop, open_loop
 from bench.measures import Outcome
 from bench.simulation.calibration import (
@@ -36,10 +34,11 @@ from bench.simulation.calibration import (
     Times,
     error,
     fitted,
-    mean_of,
     middle_of,
+    middle_of_all,
     on,
     predicted,
+    typical_mean,
 )
 from bench.simulation.control import Shares
 from bench.simulation.costs import Costs
@@ -54,7 +53,6 @@ DEMO = Path(__file__).parent.parent / "models" / "demo"
 VOCABULARY = 1000
 NUM_BLOCKS, BLOCK_SIZE = 4096, 16
 ANSWER_SECONDS = 120.0
-STOP_SECONDS = 30
 READ = TypeAdapter(list[list[Outcome]])
 
 console = Console(stderr=True)
@@ -95,7 +93,14 @@ class Seen:
     """A load, and what the real mesh made of it."""
 
     load: Load
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome]  # round after round
+
+    @property
+    def rounds(self) -> list[Sequence[Outcome]]:
+        size = len(self.load.planned)
+        return [
+            self.outcomes[at : at + size] for at in range(0, len(self.outcomes), size)
+        ]
 
 
 def calibrating(scale: float) -> list[Load]:
@@ -129,32 +134,21 @@ def _arriving(name: str, lengths: Lengths, rate: float, count: int) -> Load:
     return Load(title, planned)
 
 
-@contextmanager
-def mesh(model: Path, paradigm: str) -> Iterator[str]:
-    """The address of a mesh that runs while inside."""
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        command = [sys.executable, "-m", "tandem", "up", "--model", str(model)]
-        command += ["--run-dir", folder, "--port", "0", "--dtype", "bfloat16"]
-        command += ["--kv-blocks", str(NUM_BLOCKS), "--block-size", str(BLOCK_SIZE)]
-        command += ["--paradigm", paradigm]
-        if paradigm == "semi":
-            command += ["--shares", "50"]  # else they follow the queue
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
-            assert up.stdout
-            try:
-                line = up.stdout.readline()
-                if not line.startswith("ready "):
-                    raise SystemExit("the mesh did not start")
-                yield line.split()[1]
-            finally:
-                up.send_signal(signal.SIGTERM)
-                up.communicate(timeout=STOP_SECONDS)
+def as_simulated(paradigm: str) -> System:
+    options = ["--paradigm", paradigm, "--dtype", "bfloat16"]
+    options += ["--kv-blocks", str(NUM_BLOCKS), "--block-size", str(BLOCK_SIZE)]
+    if paradigm == "semi":
+        options += ["--shares", "50"]  # else they follow the queue
+    return System(paradigm, tuple(options))
 
 
 async def measured(
-    url: str, loads: Sequence[Load], num_rounds: int
+    system: System, model: Path, loads: Sequence[Load], num_rounds: int
 ) -> list[list[Outcome]]:
-    async with connected(url, "", ANSWER_SECONDS) as client:
+    async with (
+        serving(system, ["--model", str(model)]) as url,
+        connected(url, "", ANSWER_SECONDS) as client,
+    ):
         await _ask(client, Load("warm-up", Lengths(512, 64).planned(16, ""), 4))
         return await in_rounds(partial(_ask, client), loads, num_rounds)
 
@@ -213,11 +207,11 @@ def calibrated(design: Design, seen: Sequence[Seen]) -> Device:
 def figures(
     design: Design,
     seen: Sequence[Seen],
-    times: Callable[[Sequence[Outcome]], Times],
+    times: Callable[[Sequence[Sequence[Outcome]]], Times],
 ) -> list[dict[str, Any]]:
     rows = []
     for each in seen:
-        found, measured = times(predicted(design, each.load)), times(each.outcomes)
+        found, measured = times([predicted(design, each.load)]), times(each.rounds)
         row: dict[str, Any] = {"load": each.load.name}
         for name, ours, real in zip(("ttft", "tpot"), found, measured, strict=True):
             if ours is not None and real is not None:
@@ -251,8 +245,8 @@ def measure(options: argparse.Namespace, loads: Sequence[Load]) -> list[list[Out
         if model is None:
             model = Path(folder)
             make(options.shape, model)
-        with mesh(model, options.paradigm) as url:
-            return asyncio.run(measured(url, loads, options.rounds))
+        system = as_simulated(options.paradigm)
+        return asyncio.run(measured(system, model, loads, options.rounds))
 
 
 def main() -> None:
@@ -287,15 +281,15 @@ def main() -> None:
     if options.device:
         options.device.write_text(device.model_dump_json(indent=2) + "\n")
     design = on(design, device)
-    fit = figures(design, seen_to_fit, middle_of)
-    check = figures(design, seen_to_check, mean_of)
+    fit = figures(design, seen_to_fit, middle_of_all)
+    check = figures(design, seen_to_check, typical_mean)
     if options.json:
         result = {"device": device.model_dump(), "calibrated": fit, "compared": check}
         print(json.dumps(result, indent=2))
         return
     name = f"{options.shape}, {options.paradigm}"
     Console().print(as_table(fit, f"{name}: calibrated on, medians"))
-    Console().print(as_table(check, f"{name}: compared on, means"))
+    Console().print(as_table(check, f"{name}: compared on, medians of means"))
 
 
 if __name__ == "__main__":

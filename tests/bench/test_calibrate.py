@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from bench.measures import Outcome
-from bench.simulation.calibration import Load, mean_of, predicted
+from bench.simulation.calibration import Load, mean_of, predicted, typical_mean
 from calibrate import (
     FITTED,
     GUESS,
@@ -41,7 +41,7 @@ def test_a_mesh_that_does_what_was_predicted_has_no_error() -> None:
     loads = [*calibrating(1.0), *checking(1.0)]
     seen = [Seen(load, predicted(SEMI, load)) for load in loads]
 
-    rows = figures(SEMI, seen, mean_of)
+    rows = figures(SEMI, seen, typical_mean)
 
     assert all(row["ttft_error"] == 0 for row in rows)
     assert "tpot_error" not in rows[0]
@@ -82,6 +82,19 @@ async def test_loads_are_measured_in_turn_round_by_round() -> None:
     assert asked == 3 * [first.name, second.name]
     assert [len(each) for each in outcomes] == [3 * 24, 3 * 24]
     assert outcomes[0] == 3 * predicted(SEMI, first)
+
+
+def test_a_round_that_was_disturbed_is_outvoted() -> None:
+    """
+    What is compared is the mean of a round, and of rounds the one in the middle.
+    """
+    load, other = checking(1.0)[:2]
+    quick, slow = predicted(SEMI, load), predicted(SEMI, other)[: len(load.planned)]
+
+    seen = Seen(load, [*quick, *slow, *quick])
+
+    assert mean_of(slow).ttft > 1.5 * mean_of(quick).ttft
+    assert typical_mean(seen.rounds) == mean_of(quick)
 
 
 def test_no_prompt_is_asked_twice() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from math import exp, log
 from statistics import fmean, median
 from typing import NamedTuple
@@ -49,6 +49,19 @@ def mean_of(outcomes: Sequence[Outcome]) -> Times:
 def middle_of(outcomes: Sequence[Outcome]) -> Times:
     """Medians: a machine's hiccups are no property of the device."""
     return _times(outcomes, median)
+
+
+def middle_of_all(rounds: Sequence[Sequence[Outcome]]) -> Times:
+    return middle_of(list(chain.from_iterable(rounds)))
+
+
+def typical_mean(rounds: Sequence[Sequence[Outcome]]) -> Times:
+    """The median of the rounds' means: a round in which the machine was busy with
+    something else says nothing.
+    """
+    means = [mean_of(each) for each in rounds]
+    tpots = [each.tpot for each in means if each.tpot is not None]
+    return Times(median(each.ttft for each in means), median(tpots) if tpots else None)
 
 
 def _times(
