@@ -35,7 +35,6 @@ from bench.simulation.calibration import (
     error,
     fitted,
     middle_of,
-    middle_of_all,
     on,
     predicted,
     typical_mean,
@@ -101,6 +100,12 @@ class Seen:
         return [
             self.outcomes[at : at + size] for at in range(0, len(self.outcomes), size)
         ]
+
+    def medians(self) -> Times:
+        return middle_of(self.outcomes)
+
+    def means(self) -> Times:
+        return typical_mean(self.rounds)
 
 
 def calibrating(scale: float) -> list[Load]:
@@ -200,18 +205,19 @@ def design_of(model: str, paradigm: str) -> Design:
 
 
 def calibrated(design: Design, seen: Sequence[Seen]) -> Device:
-    pairs = [(each.load, middle_of(each.outcomes)) for each in seen]
+    pairs = [(each.load, each.medians()) for each in seen]
     return fitted(GUESS, FITTED, lambda device: error(on(design, device), pairs))
 
 
 def figures(
     design: Design,
     seen: Sequence[Seen],
-    times: Callable[[Sequence[Sequence[Outcome]]], Times],
+    times: Callable[[Seen], Times],
 ) -> list[dict[str, Any]]:
     rows = []
     for each in seen:
-        found, measured = times([predicted(design, each.load)]), times(each.rounds)
+        simulated = Seen(each.load, predicted(design, each.load))
+        found, measured = times(simulated), times(each)
         row: dict[str, Any] = {"load": each.load.name}
         for name, ours, real in zip(("ttft", "tpot"), found, measured, strict=True):
             if ours is not None and real is not None:
@@ -281,8 +287,8 @@ def main() -> None:
     if options.device:
         options.device.write_text(device.model_dump_json(indent=2) + "\n")
     design = on(design, device)
-    fit = figures(design, seen_to_fit, middle_of_all)
-    check = figures(design, seen_to_check, typical_mean)
+    fit = figures(design, seen_to_fit, Seen.medians)
+    check = figures(design, seen_to_check, Seen.means)
     if options.json:
         result = {"device": device.model_dump(), "calibrated": fit, "compared": check}
         print(json.dumps(result, indent=2))

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from bench.measures import Outcome
-from bench.simulation.calibration import Load, mean_of, predicted, typical_mean
+from bench.simulation.calibration import Load, mean_of, predicted
 from calibrate import (
     FITTED,
     GUESS,
@@ -41,7 +41,7 @@ def test_a_mesh_that_does_what_was_predicted_has_no_error() -> None:
     loads = [*calibrating(1.0), *checking(1.0)]
     seen = [Seen(load, predicted(SEMI, load)) for load in loads]
 
-    rows = figures(SEMI, seen, typical_mean)
+    rows = figures(SEMI, seen, Seen.means)
 
     assert all(row["ttft_error"] == 0 for row in rows)
     assert "tpot_error" not in rows[0]
@@ -94,7 +94,7 @@ def test_a_round_that_was_disturbed_is_outvoted() -> None:
     seen = Seen(load, [*quick, *slow, *quick])
 
     assert mean_of(slow).ttft > 1.5 * mean_of(quick).ttft
-    assert typical_mean(seen.rounds) == mean_of(quick)
+    assert seen.means() == mean_of(quick)
 
 
 def test_no_prompt_is_asked_twice() -> None:

@@ -116,11 +116,11 @@ async def test_an_entry_is_kept_for_as_long_as_its_consumer_says_so(
     one, two = consumers
     await send(redis, "jobs", {"body": b"1"})
     kept = await one.take(1, block_seconds=0.01)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.0)
 
     await one.keep(kept)
-    taken = await two.take_over(1, idle_seconds=0.2)
-    (entry,) = await wait_until(lambda: two.take_over(1, idle_seconds=0.2))
+    taken = await two.take_over(1, idle_seconds=1.0)
+    (entry,) = await wait_until(lambda: two.take_over(1, idle_seconds=1.0))
 
     assert taken == []
     assert entry.deliveries == 2

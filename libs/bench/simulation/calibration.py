@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import combinations
 from math import exp, log
 from statistics import fmean, median
 from typing import NamedTuple
@@ -49,10 +49,6 @@ def mean_of(outcomes: Sequence[Outcome]) -> Times:
 def middle_of(outcomes: Sequence[Outcome]) -> Times:
     """Medians: a machine's hiccups are no property of the device."""
     return _times(outcomes, median)
-
-
-def middle_of_all(rounds: Sequence[Sequence[Outcome]]) -> Times:
-    return middle_of(list(chain.from_iterable(rounds)))
 
 
 def typical_mean(rounds: Sequence[Sequence[Outcome]]) -> Times:
