@@ -96,10 +96,8 @@ class Seen:
 
     @property
     def rounds(self) -> list[Sequence[Outcome]]:
-        size = len(self.load.planned)
-        return [
-            self.outcomes[at : at + size] for at in range(0, len(self.outcomes), size)
-        ]
+        size, flat = len(self.load.planned), self.outcomes
+        return [flat[at : at + size] for at in range(0, len(flat), size)]
 
     def medians(self) -> Times:
         return middle_of(self.outcomes)
