@@ -19,6 +19,7 @@ from engine.panels import (
     AT_ONCE,
     PANEL,
     SLICE,
+    TOGETHER,
     multiply,
     num_panels,
     num_slices,
@@ -26,6 +27,7 @@ from engine.panels import (
 )
 from engine.task import Task
 from engine.vectors import Part, start_of
+from engine.widened import WIDENS, widen_row
 
 Array = Any
 PANELS_AT_ONCE = 4  # more of them would leave the second cache
@@ -99,11 +101,12 @@ def _sums_of_panels(
 ) -> Array:
     """A span's outputs of some panels' rows, [rows, width] float32."""
     (weight, row_bytes), (first, width) = of, span
-    depth = shape[1] // 2
+    inputs = shape[1]
+    depth = inputs // TOGETHER
     top = panels[0] * PANEL
     count = min(panels[1] * PANEL, shape[0]) - top
     sums = np.empty((-(-count // LANES) * LANES, width), np.float32)
-    whole = np.empty((AT_ONCE, depth), np.uint32)
+    whole = np.empty((AT_ONCE, depth), np.float32 if WIDENS else np.uint32)
     right = Part(start_of(whole), 0, depth)
     for column in range(0, width, AT_ONCE):
         few = min(AT_ONCE, width - column)
@@ -115,18 +118,21 @@ def _sums_of_panels(
             row = panel * PANEL - top
             vectors = -(-min(PANEL, count - row) // LANES)
             out = Part(start_of(sums), row * width + column, width)
-            left = panel_at(packed, depth, panel)
+            left = panel_at(packed, inputs, panel)
             multiply(out, left, right, following, (depth, vectors, few))
     return sums[:count]
 
 
 @compiled()
 def _expand_row(weight: int, row_bytes: int, output: int, whole: Array) -> None:
-    """The weights of one output as pairs, to the bit what was compressed."""
-    inputs = 2 * len(whole)
+    """The weights of one output as what is multiplied, to the bit what was compressed."""
+    inputs = TOGETHER * len(whole)
     groups = row_bytes - num_groups(inputs) * GROUP_BYTES
     source = Part(bytes_at(weight), output * row_bytes + groups, row_bytes)
-    _expand(Part(start_of(whole), 0, 0), source, inputs)
+    if WIDENS:
+        widen_row(source, whole)
+    else:
+        _expand(Part(start_of(whole), 0, 0), source, inputs)
     words = carray(bits_at(weight), (output + 1, row_bytes // 2))[output]
     if words[1] == 0:
         return
@@ -134,7 +140,9 @@ def _expand_row(weight: int, row_bytes: int, output: int, whole: Array) -> None:
     for at in range(0, (groups - TABLE_BYTES) // 2, 2):
         if words[at + 1] == 0:
             break
-        halves[words[at]] = words[at + 1]
+        # Of a float32 the upper half is a bfloat16.
+        place = 2 * words[at] + 1 if WIDENS else words[at]
+        halves[place] = words[at + 1]
 
 
 @intrinsic

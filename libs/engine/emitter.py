@@ -249,6 +249,22 @@ class Emitter:
         odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
         return tuple(self._builder.bitcast(part, VECTOR) for part in (even, odd))
 
+    def in_order(self, words: Any) -> tuple[Any, Any]:
+        """Words of pairs of bfloat16 as float32, one after the other."""
+        even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+        odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+        first, second = (
+            [lane for i in range(start, start + LANES // 2) for lane in (i, i + LANES)]
+            for start in (0, LANES // 2)
+        )
+        both = (self._shuffle(even, odd, lanes) for lanes in (first, second))
+        one, other = (self._builder.bitcast(half, VECTOR) for half in both)
+        return one, other
+
+    def half_of(self, mask: Any, half: int) -> Any:
+        """The lanes of PAIRS that are in the first LANES, or in the second."""
+        return self._shuffle(mask, mask, list(range(half * LANES, (half + 1) * LANES)))
+
     def add_products(
         self, left: tuple[Any, ...], right: tuple[Any, ...], total: Any
     ) -> Any:
@@ -342,20 +358,17 @@ class Emitter:
             body(whole, [self.mask(width, PAIRS) for width in widths])
 
     def store_columns(self, columns: list[Any], places: list[Any]) -> None:
-        """Store as rows: lane i of all of four vectors, or of one, at the i-th place."""
-        if len(columns) == 1:
+        """Store as rows: lane i of all vectors, up to four, at the i-th place."""
+        count = len(columns)
+        if count == 1:
             for lane, place in enumerate(places):
                 value = self._builder.extract_element(columns[0], _INT32(lane))
                 self._builder.store(value, place)
             return
+        columns = columns + [self.zeros] * (4 - count)
         for first, four in enumerate(self._quads(columns)):
             for quarter in range(4):
-                row = self._shuffle(
-                    four, four, list(range(4 * quarter, 4 * quarter + 4))
-                )
-                address = places[4 * quarter + first]
-                address = self._builder.bitcast(address, row.type.as_pointer())
-                self._builder.store(row, address, align=4)
+                self.store_lanes(four, 4 * quarter, count, places[4 * quarter + first])
 
     def turned(self, rows: list[Any]) -> list[Any]:
         """Sixteen vectors of words with lanes and vectors exchanged."""

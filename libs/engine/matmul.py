@@ -17,9 +17,10 @@ from numba.extending import intrinsic
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
-from engine.emitter import HAS_WIDE_REGISTERS, INT, PAIRS, Emitter, emit_alone
+from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, PAIRS, Emitter, emit_alone
 from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
+from engine.widened import WIDENS, widened
 
 AT_ONCE = 8  # outputs that all rows pass before the next: they stay in cache
 TILE = 3 * AT_ONCE  # outputs of one task
@@ -30,10 +31,10 @@ Array = Any
 def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
-    Called with (out, left, right, depth); out is float32, right may be int8, or groups
-    of `engine.compression` after their tables. Pairs of neighbours are multiplied at
-    once, so both operands are read as they lie. Weights are asked for `ahead` times
-    `outputs` before they are needed.
+    Called with (out, left, right, depth); out is float32, left may be what
+    `engine.widened` made of rows, right may be int8, or groups of `engine.compression`
+    after their tables. Pairs of neighbours are multiplied at once, so both operands are
+    read as they lie. Weights are asked for `ahead` times `outputs` before they are needed.
     """
 
     def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
@@ -64,15 +65,24 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
                 return list(map(emit.pairs, emit.load_coded(address, tables[output])))
             return [emit.load_pairs(address, masks[0])]
 
+        def row_of(row: int, at: Any, mask: Any) -> tuple[Any, ...]:
+            if left[3] == types.uint16:
+                return emit.load_pairs(emit.at(left, INT(row), at), mask)
+            halves = at, builder.add(at, INT(LANES))
+            return tuple(emit.load(emit.at(left, INT(row), h), None) for h in halves)
+
         def add(depth: Any, masks: list[Any]) -> None:
-            weights = [weights_of(output, depth, masks) for output in range(outputs)]
-            for row, (i, mask) in product(range(rows), enumerate(masks)):
-                at = builder.add(depth, INT(i * PAIRS))
-                values = emit.load_pairs(emit.at(left, INT(row), at), mask)
-                for output in range(outputs):
-                    total = builder.load(sums[row, output])
-                    total = emit.add_products(values, weights[output][i], total)
-                    builder.store(total, sums[row, output])
+            # Few registers have no room for the weights of several outputs.
+            groups = [[o] for o in range(outputs)] if WIDENS else [range(outputs)]
+            for group in groups:
+                weights = {o: weights_of(o, depth, masks) for o in group}
+                for row, (i, mask) in product(range(rows), enumerate(masks)):
+                    at = builder.add(depth, INT(i * PAIRS))
+                    values = row_of(row, at, mask)
+                    for output in group:
+                        total = builder.load(sums[row, output])
+                        total = emit.add_products(values, weights[output][i], total)
+                        builder.store(total, sums[row, output])
 
         emit.by_steps(depth, step, add)
         count = 16 if len(cells) == 16 else 4
@@ -85,7 +95,8 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
                 emit.store_lanes(totals, lane, outputs, emit.at(out, INT(row), INT(0)))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name = f"dots_{rows}x{outputs}.{signature.args[2].types[0].dtype}"
+        of = (each.types[0].dtype for each in signature.args[1:3])
+        name = ".".join([f"dots_{rows}x{outputs}", *map(str, of)])
         emit_alone(context, builder, signature, arguments, name, body)
         return context.get_dummy_value()
 
@@ -199,9 +210,23 @@ def sums_of(
     """A span's outputs of every row, [rows, width] float32, of bfloat16 or int8."""
     (rows, depth, _), (first, width) = shape, span
     sums = np.empty((rows, width), np.float32)
+    left, right = Part(bits_at(x), 0, depth), moved(weights, first, 0)
+    if WIDENS:
+        _fill_by_widened(sums, widened(left, (rows, depth)), right, depth)
+    else:
+        _fill(sums, left, right, depth)
+    return sums
+
+
+@compiled()
+def _fill_by_widened(sums: Array, rows: Array, right: Part, depth: int) -> None:
+    _fill(sums, Part(start_of(rows), 0, rows.shape[1]), right, depth)
+
+
+@compiled()
+def _fill(sums: Array, left: Part, right: Part, depth: int) -> None:
+    rows, width = sums.shape
     out = Part(start_of(sums), 0, width)
-    left = Part(bits_at(x), 0, depth)
-    right = moved(weights, first, 0)
     column = 0
     while column < width:
         # Few enough weights that they stay in the first cache while all rows pass.
@@ -210,7 +235,6 @@ def sums_of(
             moved(out, 0, column), left, moved(right, column, 0), (rows, depth, few)
         )
         column += AT_ONCE
-    return sums
 
 
 @compiled()

@@ -46,6 +46,7 @@ class Linear(TokenWise):
         """[..., inputs] to [..., outputs]."""
         weights, form, recorder = self.weights, self.weights.form, self._recorder
         x, num_rows = x.contiguous(), x.numel() // weights.inputs
+        y = x.new_empty((*x.shape[:-1], weights.outputs))
         tensors, kind = weights.tensors, form.linear
         if num_rows > FEW_ROWS:
             if self.many is not None:
@@ -54,7 +55,6 @@ class Linear(TokenWise):
             if not packs(weights.inputs):
                 return linear_of_many(x, *tensors, self.bias)
             x = packed(x, recorder)
-        y = x.new_empty((*x.shape[:-1], weights.outputs))
         sizes = weights.inputs, weights.outputs, *weights.extra_sizes
         recorder.do(kind, num_rows, (x, *tensors, self._offsets, y), sizes)
         return y

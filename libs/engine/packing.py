@@ -2,12 +2,14 @@
 
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from engine.emitter import has, multiplies_pairs
 from engine.panels import PANEL, num_panels
 from engine.program import Kind
 from engine.recorder import Recorder
+from engine.widened import WIDENS
 
 
 @cache
@@ -31,11 +33,13 @@ def packs(inputs: int) -> bool:
 def packed(x: Tensor, recorder: Recorder) -> Tensor:
     """x [..., inputs], contiguous, in the panels that `engine.panels` multiplies.
 
-    The answer looks like x; what lies in it does not, and it has room for whole panels.
+    The answer has the shape of x; what lies in it does not look like it, is float32
+    where that is multiplied, and has room for whole panels.
     """
     inputs = x.shape[-1]
     rows = x.numel() // inputs
-    room = x.new_empty(num_panels(rows) * PANEL * inputs)
+    dtype = torch.float32 if WIDENS else x.dtype
+    room = x.new_empty(num_panels(rows) * PANEL * inputs, dtype=dtype)
     panels = room.as_strided(x.shape, x.stride())
     recorder.do(Kind.PACK, rows, (x, panels), (inputs,))
     return panels

@@ -4,30 +4,43 @@ For a prompt it is arithmetic that counts. Rows are packed once, so that sixteen
 lie side by side for each pair of inputs (the packing of Goto & van de Geijn 2008, doi
 10.1145/1356052.1356053, of the smaller operand only); a pair of weights is then one
 factor for all of them. Weights stay in the layout of the checkpoint, which all processes
-share. Sums are float32. By addresses, as in `engine.matmul`.
+share. Where pairs are not multiplied, both are widened before (`engine.widened`). Sums
+are float32. By addresses, as in `engine.matmul`.
 """
 
 from itertools import product
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES
-from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, Emitter, emit_alone
-from engine.matmul import put_gated, put_linear, span_of
+from engine.emitter import INT, LANES, Emitter, emit_alone
+from engine.matmul import bits_at, put_gated, put_linear, span_of
 from engine.task import Task
-from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
+from engine.vectors import (
+    CACHE_LINE_BYTES,
+    EVERYTHING,
+    Part,
+    moved,
+    pointer_to,
+    start_of,
+)
+from engine.widened import WIDENS, widen_row
 
-VECTORS = 3 if HAS_WIDE_REGISTERS else 1  # of rows that are multiplied at once
+VECTORS = 1 if WIDENS else 3  # of rows that are multiplied at once
 PANEL = VECTORS * LANES
 # Outputs that are: with so many rows they fill the registers.
-AT_ONCE = 8 if HAS_WIDE_REGISTERS else 4
-SLICE = 64  # outputs of one task
-RUN = GROUP // 2  # pairs of inputs between two times that memory is asked for weights
+AT_ONCE = 6 if WIDENS else 8
+SLICE = 72 if WIDENS else 64  # outputs of one task
+# What is multiplied at once: pairs of bfloat16, or float32.
+TOGETHER = 1 if WIDENS else 2  # inputs
+factors_at = pointer_to(types.float32 if WIDENS else types.uint32)
+RUN = GROUP // TOGETHER  # steps between two times that memory is asked for weights
 
 Array = Any
 
@@ -47,9 +60,9 @@ def num_slices(outputs: int) -> int:
 def _columns(vectors: int, outputs: int) -> Any:
     """out[row, o] = left[row] . right[o] for `vectors` x LANES rows and some outputs.
 
-    Called with (out, left, right, following, depth): out is float32, left a panel, right weights;
-    depth counts pairs. Meanwhile memory is asked for what lies at `following`: weights,
-    or groups of `engine.compression`.
+    Called with (out, left, right, following, depth): out is float32, left a panel, right
+    weights; depth counts what is multiplied at once. Meanwhile memory is asked for what
+    lies at `following`: weights, or groups of `engine.compression`.
     """
 
     def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
@@ -57,7 +70,7 @@ def _columns(vectors: int, outputs: int) -> Any:
         sums = [emit.sums(vectors) for _ in range(outputs)]
         is_coded = following[3] == types.uint8
         # Elements of a run, and of a line of the cache.
-        size = outputs * (GROUP_BYTES if is_coded else RUN)
+        size = outputs * (GROUP_BYTES if is_coded else GROUP // 2)
         line = CACHE_LINE_BYTES if is_coded else CACHE_LINE_BYTES // 4
 
         def ask(first: Any) -> None:
@@ -67,13 +80,14 @@ def _columns(vectors: int, outputs: int) -> Any:
                 at = builder.add(start, INT(place))
                 emit.prefetch(emit.at(following, INT(0), at))
 
-        def add(pair: Any) -> None:
+        def add(at: Any) -> None:
+            places = [emit.at(left, at, INT(v * LANES)) for v in range(vectors)]
             rows = [
-                emit.load_pairs(emit.at(left, pair, INT(vector * LANES)), None)
-                for vector in range(vectors)
+                emit.load_element(each, left[3], None, ir.IntType(32)(EVERYTHING))
+                for each in places
             ]
             for output, totals in enumerate(sums):
-                factor = emit.spread(emit.at(right, INT(output), pair), right[3])
+                factor = emit.spread(emit.at(right, INT(output), at), right[3])
                 for row, total in zip(rows, totals, strict=True):
                     added = emit.add_products(factor, row, builder.load(total))
                     builder.store(added, total)
@@ -86,8 +100,8 @@ def _columns(vectors: int, outputs: int) -> Any:
             is_short = builder.icmp_signed("<", depth, end)
             end = builder.select(is_short, depth, end)
             steps = cgutils.for_range_slice(builder, first, end, INT(1), inc=True)
-            with steps as (pair, _):
-                add(pair)
+            with steps as (at, _):
+                add(at)
         for vector, first in product(range(vectors), range(0, outputs, 4)):
             some = [builder.load(each[vector]) for each in sums[first : first + 4]]
             places = [
@@ -118,10 +132,10 @@ _columns_3x1, _columns_2x1, _columns_1x1 = (_columns(v, 1) for v in _SIZES)
 
 @intrinsic
 def _turn(typing: Any, out: Any, rows: Any, count: Any, depth: Any) -> Any:
-    """out[pair, row] = rows[row, pair] of LANES rows; both hold pairs of bfloat16.
+    """out[pair, row] = rows[row, pair] of LANES rows, pairs of bfloat16.
 
-    Of the rows only `count` exist; the others are copies of the last one. `depth`
-    counts pairs.
+    Or, widened, out[input, row]. Of the rows only `count` exist; the others are copies
+    of the last one. `depth` counts pairs.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -131,16 +145,23 @@ def _turn(typing: Any, out: Any, rows: Any, count: Any, depth: Any) -> Any:
         exists = [builder.icmp_signed("<", INT(row), last) for row in range(LANES)]
         numbers = [builder.select(e, INT(i), last) for i, e in enumerate(exists)]
 
+        def put(column: Any, pair: Any) -> None:
+            if not WIDENS:
+                emit.store_words(column, emit.at(out, pair, INT(0)))
+                return
+            for odd, half in enumerate(emit.pairs(column)):
+                at = builder.add(builder.mul(pair, INT(2)), INT(odd))
+                emit.store(half, emit.at(out, at, INT(0)), None)
+
         def turn(at: Any, width: Any) -> None:
             mask = None if width is None else emit.mask(width)
             words = [emit.load_words(emit.at(rows, n, at), mask) for n in numbers]
             for pair, column in enumerate(emit.turned(words)):
-                place = emit.at(out, builder.add(at, INT(pair)), INT(0))
                 if width is None:
-                    emit.store_words(column, place)
+                    put(column, builder.add(at, INT(pair)))
                     continue
                 with builder.if_then(builder.icmp_signed("<", INT(pair), width)):
-                    emit.store_words(column, place)
+                    put(column, builder.add(at, INT(pair)))
 
         rest = builder.srem(depth, INT(LANES))
         whole = builder.sub(depth, rest)
@@ -160,8 +181,8 @@ words_at = pointer_to(types.uint32)  # pairs of bfloat16
 @compiled()
 def pack_panel(x: int, packed: int, shape: tuple[int, int], panel: int) -> None:
     """Pack one panel of x [rows, inputs], which are (rows, inputs); inputs are even."""
-    rows, depth = shape[0], shape[1] // 2
-    out = Part(words_at(packed), panel * depth * PANEL, PANEL)
+    (rows, inputs), depth = shape, shape[1] // 2
+    out = panel_at(packed, inputs, panel)
     source = Part(words_at(x), 0, depth)
     first = panel * PANEL
     for row in range(first, min(first + PANEL, rows), LANES):
@@ -218,25 +239,33 @@ def _sums(
     span: tuple[int, int],
 ) -> Array:
     """A span's outputs of a panel's rows, [rows, width] float32."""
-    depth, (first, width) = shape[1] // 2, span
+    inputs, (first, width) = shape[1], span
     count = min(PANEL, shape[0] - panel * PANEL)
     vectors = -(-count // LANES)
     sums = np.empty((vectors * LANES, width), np.float32)
     out = Part(start_of(sums), 0, width)
-    left = panel_at(packed, depth, panel)
-    right = Part(words_at(weight), first * depth, depth)
+    left = panel_at(packed, inputs, panel)
+    whole = np.empty((AT_ONCE if WIDENS else 0, inputs), np.float32)
     for column in range(0, width, AT_ONCE):
-        few = min(AT_ONCE, width - column)
-        some = moved(right, column, 0)
-        following = moved(some, few, 0)
-        multiply(moved(out, 0, column), left, some, following, (depth, vectors, few))
+        few, place = min(AT_ONCE, width - column), moved(out, 0, column)
+        output, sizes = first + column, (inputs // TOGETHER, vectors, few)
+        following = Part(words_at(weight), (output + few) * (inputs // 2), 0)
+        if WIDENS:
+            for j in range(few):
+                row = Part(bits_at(weight), (output + j) * inputs, 0)
+                widen_row(row, whole[j])
+            multiply(place, left, Part(start_of(whole), 0, inputs), following, sizes)
+        else:
+            some = Part(words_at(weight), output * (inputs // 2), inputs // 2)
+            multiply(place, left, some, following, sizes)
     return sums[:count]
 
 
 @compiled()
-def panel_at(packed: int, depth: int, panel: int) -> Part:
-    """A panel of so many pairs; the address is of them all."""
-    return Part(words_at(packed), panel * depth * PANEL, PANEL)
+def panel_at(packed: int, inputs: int, panel: int) -> Part:
+    """A panel of so many inputs; the address is of them all."""
+    size = inputs // TOGETHER * PANEL
+    return Part(factors_at(packed), panel * size, PANEL)
 
 
 @compiled()

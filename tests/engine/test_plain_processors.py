@@ -16,6 +16,7 @@ from engine.compression import compress
 
 PROGRAM = """
 import sys
+import torch
 from safetensors.torch import load_file, save_file
 from engine.compressed import compressed_tile, linear_compressed_tile
 from engine.emitter import HAS_WIDE_REGISTERS, multiplies_pairs
@@ -50,7 +51,7 @@ for tile in range(num_tiles(outputs, compressed_tile(row_bytes))):
         alone(tile),
     )
 
-panels = x.new_empty(num_panels(rows) * PANEL * inputs)
+panels = x.new_empty(num_panels(rows) * PANEL * inputs, dtype=torch.float32)
 for panel in range(num_panels(rows)):
     pack_panel(at["x"], panels.data_ptr(), shape[:2], panel)
 addresses = panels.data_ptr(), at["weight"], at["bias"], to["packed"]
