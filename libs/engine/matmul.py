@@ -72,17 +72,13 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
             return tuple(emit.load(emit.at(left, INT(row), h), None) for h in halves)
 
         def add(depth: Any, masks: list[Any]) -> None:
-            # Few registers have no room for the weights of several outputs.
-            groups = [[o] for o in range(outputs)] if WIDENS else [range(outputs)]
-            for group in groups:
-                weights = {o: weights_of(o, depth, masks) for o in group}
-                for row, (i, mask) in product(range(rows), enumerate(masks)):
-                    at = builder.add(depth, INT(i * PAIRS))
-                    values = row_of(row, at, mask)
-                    for output in group:
-                        total = builder.load(sums[row, output])
-                        total = emit.add_products(values, weights[output][i], total)
-                        builder.store(total, sums[row, output])
+            weights = [weights_of(output, depth, masks) for output in range(outputs)]
+            for row, (i, mask) in product(range(rows), enumerate(masks)):
+                values = row_of(row, builder.add(depth, INT(i * PAIRS)), mask)
+                for output in range(outputs):
+                    total = builder.load(sums[row, output])
+                    total = emit.add_products(values, weights[output][i], total)
+                    builder.store(total, sums[row, output])
 
         emit.by_steps(depth, step, add)
         count = 16 if len(cells) == 16 else 4
@@ -108,12 +104,13 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
-# Outputs that several rows pass side by side, as many as registers have sums of.
-_OF_FOUR, _OF_TWO = (4, 4) if HAS_WIDE_REGISTERS else (1, 2)
+# Outputs that rows pass side by side. Few registers have no room for the weights of two,
+# and memory likes to be read from one place at a time.
+_BESIDE = 4 if HAS_WIDE_REGISTERS else 1
 _dots_8x2 = _dots(8, 2, ahead=4)
-_dots_4, _dots_4x1 = _dots(4, _OF_FOUR, ahead=2), _dots(4, 1, ahead=2)
-_dots_2, _dots_2x1 = _dots(2, _OF_TWO), _dots(2, 1)
-_dots_1x4, _dots_1x1 = _dots(1, 4), _dots(1, 1)
+_dots_4, _dots_4x1 = _dots(4, _BESIDE, ahead=2), _dots(4, 1, ahead=2)
+_dots_2, _dots_2x1 = _dots(2, _BESIDE), _dots(2, 1)
+_dots_1, _dots_1x1 = _dots(1, _BESIDE), _dots(1, 1)
 
 
 @compiled()
@@ -269,9 +266,9 @@ def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> N
 @compiled()
 def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + _OF_FOUR <= width:
+    while column + _BESIDE <= width:
         _dots_4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _OF_FOUR
+        column += _BESIDE
     while column < width:
         _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -280,9 +277,9 @@ def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> No
 @compiled()
 def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + _OF_TWO <= width:
+    while column + _BESIDE <= width:
         _dots_2(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _OF_TWO
+        column += _BESIDE
     while column < width:
         _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -291,9 +288,9 @@ def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> Non
 @compiled()
 def _one_row(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + 4 <= width:
-        _dots_1x4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 4
+    while column + _BESIDE <= width:
+        _dots_1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += _BESIDE
     while column < width:
         _dots_1x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
