@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from safetensors import safe_open
 
 from engine.checkpoint import Checkpoint
 from engine.emitter import multiplies_pairs
@@ -78,6 +79,13 @@ def seconds(act: Callable[[], object], repeats: int) -> float:
     return median(times[3:])
 
 
+def of_layers(path: Path) -> int:
+    """Weights that each token of a prompt meets: not those of embeddings and logits."""
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if ".layers." in name]  # noqa: SIM118
+        return sum(prod(file.get_slice(name).get_shape()) for name in names)
+
+
 def read_bytes_per_second() -> float:
     """How fast all threads read memory that is in no cache."""
     data = torch.ones(1 << 27)
@@ -104,7 +112,7 @@ def main() -> None:
         make(options.shape, Path(folder))
         quantization = options.quantization
         engine, checkpoint = built(Path(folder), options.threads, quantization)
-    num_weights = sum(prod(tensor.shape) for tensor in checkpoint.tensors)
+        num_weights = of_layers(Path(folder) / "model.safetensors")
     read = checkpoint.weights_bytes / read_bytes_per_second()
     per_token = 2 * num_weights / multiplied_per_second()
     steps = [
