@@ -160,11 +160,18 @@ class Emitter:
 
     def load_pairs(self, address: Any, mask: Any) -> tuple[Any, ...]:
         """PAIRS of bfloat16 or int8 in a row, as `add_products` takes them."""
+        return self.pairs(self._load_pair_words(address, mask))
+
+    def load_halves(self, address: Any, mask: Any) -> tuple[Any, Any]:
+        """The same as float32: those of even numbers, and the others."""
+        return self._halves(self._load_pair_words(address, mask))
+
+    def _load_pair_words(self, address: Any, mask: Any) -> Any:
         if address.type.pointee == _BYTES.element:
             halves = self._as_bfloat(self._masked_load(address, _BYTES, mask))
         else:
             halves = self._masked_load(address, _HALVES, mask)
-        return self.pairs(self._builder.bitcast(halves, _WORDS))
+        return self._builder.bitcast(halves, _WORDS)
 
     def table(self, address: Any) -> Any:
         """Sixteen bytes to look up in."""
@@ -245,21 +252,19 @@ class Emitter:
         """Words of pairs of bfloat16, as `add_products` takes them."""
         if multiplies_pairs():
             return (self._builder.bitcast(words, _BFLOATS),)
-        even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
-        odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
-        return tuple(self._builder.bitcast(part, VECTOR) for part in (even, odd))
+        return self._halves(words)
 
-    def in_order(self, words: Any) -> tuple[Any, Any]:
-        """Words of pairs of bfloat16 as float32, one after the other."""
+    def _halves(self, words: Any) -> tuple[Any, Any]:
+        """Words of pairs of bfloat16 as float32: the even ones, and the odd ones."""
         even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
         odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
-        first, second = (
-            [lane for i in range(start, start + LANES // 2) for lane in (i, i + LANES)]
-            for start in (0, LANES // 2)
-        )
-        both = (self._shuffle(even, odd, lanes) for lanes in (first, second))
-        one, other = (self._builder.bitcast(half, VECTOR) for half in both)
-        return one, other
+        return self._builder.bitcast(even, VECTOR), self._builder.bitcast(odd, VECTOR)
+
+    def in_order(self, words: Any) -> list[Any]:
+        """Words of pairs of bfloat16 as float32, one after the other."""
+        both = [lane for i in range(LANES) for lane in (i, i + LANES)]
+        even, odd = self._halves(words)
+        return [self._shuffle(even, odd, some) for some in (both[:LANES], both[LANES:])]
 
     def half_of(self, mask: Any, half: int) -> Any:
         """The lanes of PAIRS that are in the first LANES, or in the second."""

@@ -17,6 +17,7 @@ from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, PAIRS, Emitter
 from engine.vectors import Part, moved, start_of
 
 Array = Any
+# What has wide registers multiplies pairs, or leaves prompts to oneDNN.
 WIDENS = not HAS_WIDE_REGISTERS
 
 
@@ -43,7 +44,7 @@ def _widen_pairs(typing: Any, out: Any, row: Any, depth: Any) -> Any:
         out, row = (emit.part(i, arguments[i]) for i in range(2))
 
         def widen(at: Any, masks: list[Any]) -> None:
-            halves = emit.load_pairs(emit.at(row, INT(0), at), masks[0])
+            halves = emit.load_halves(emit.at(row, INT(0), at), masks[0])
             for i, half in enumerate(halves):
                 column = builder.add(at, INT(i * LANES))
                 emit.store(half, emit.at(out, INT(0), column), None)

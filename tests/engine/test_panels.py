@@ -11,7 +11,7 @@ from engine.program import Kind
 from engine.recorder import Recorder
 
 # Inputs around what is packed and asked for at once, outputs around a task's slice.
-SIZES = [(2, 1), (30, 23), (32, 8), (34, 9), (128, 64), (130, 65), (512, 131)]
+SIZES = [(2, 1), (30, 23), (32, 8), (34, 9), (128, 64), (130, 65), (96, 73), (512, 131)]
 ROWS = [1, 15, 16, 17, 33, 47, 48, 49, 100, 145]
 
 
