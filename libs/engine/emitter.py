@@ -70,7 +70,7 @@ def has(feature: str) -> bool:
 
 
 # Whether a vector of LANES is one register of 32. Elsewhere it is several, of 16 often,
-# and four such vectors of sums are what products have room for.
+# and six such vectors of sums are the most that products have room for.
 HAS_WIDE_REGISTERS = has("avx512f")
 # Instructions that look up in sixteen bytes: of what, how many lanes, LLVM's name.
 _LOOK_UPS = (
