@@ -11,9 +11,18 @@ from numba import carray, types
 
 from engine.compiled import compiled
 from engine.compression import GROUP_BYTES, TABLE_BYTES, num_groups
-from engine.matmul import AT_ONCE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.matmul import (
+    AT_ONCE,
+    TILE,
+    bits_at,
+    put_gated,
+    put_linear,
+    span_of,
+    sums_of,
+)
 from engine.task import Task
 from engine.vectors import Part, pointer_to
+from engine.widened import WIDENS
 
 Array = Any
 bytes_at = pointer_to(types.uint8)
@@ -23,7 +32,8 @@ _TILE_BYTES = 2**16  # about as many of weights are one task of few rows
 @compiled()
 def compressed_tile(row_bytes: int) -> int:
     """Outputs of one task."""
-    return -(-_TILE_BYTES // row_bytes // AT_ONCE) * AT_ONCE
+    outputs = -(-_TILE_BYTES // row_bytes // AT_ONCE) * AT_ONCE
+    return max(outputs, TILE) if WIDENS else outputs
 
 
 @compiled()

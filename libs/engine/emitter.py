@@ -15,10 +15,12 @@ from numba.core import cgutils
 
 LANES = 16  # float32 in the widest vector; narrower machines split it
 PAIRS = 2 * LANES  # bfloat16 in the same vector
+REGISTER_LANES = 8  # float32 in a register, where registers are few
 
 INT = ir.IntType(64)
 FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
+_REGISTER = ir.VectorType(FLOAT, REGISTER_LANES)
 _INT32 = ir.IntType(32)
 _WORDS = ir.VectorType(_INT32, LANES)
 _HALF = ir.IntType(16)
@@ -138,6 +140,16 @@ class Emitter:
             return self._builder.bitcast(words, VECTOR)
         return self._masked_load(address, VECTOR, mask)
 
+    def load_register(self, address: Any) -> Any:
+        """REGISTER_LANES float32."""
+        return self._masked_load(address, _REGISTER, None)
+
+    def registers(self, vector: Any) -> list[Any]:
+        """The registers that a vector is."""
+        firsts = range(0, LANES, REGISTER_LANES)
+        lanes = [list(range(first, first + REGISTER_LANES)) for first in firsts]
+        return [self._shuffle(vector, vector, some) for some in lanes]
+
     def load_element(
         self, address: Any, element: Any, mask: Any, keep: Any
     ) -> tuple[Any, ...]:
@@ -164,7 +176,7 @@ class Emitter:
 
     def load_halves(self, address: Any, mask: Any) -> tuple[Any, Any]:
         """The same as float32: those of even numbers, and the others."""
-        return self._halves(self._load_pair_words(address, mask))
+        return self.halves(self._load_pair_words(address, mask))
 
     def _load_pair_words(self, address: Any, mask: Any) -> Any:
         if address.type.pointee == _BYTES.element:
@@ -252,9 +264,9 @@ class Emitter:
         """Words of pairs of bfloat16, as `add_products` takes them."""
         if multiplies_pairs():
             return (self._builder.bitcast(words, _BFLOATS),)
-        return self._halves(words)
+        return self.halves(words)
 
-    def _halves(self, words: Any) -> tuple[Any, Any]:
+    def halves(self, words: Any) -> tuple[Any, Any]:
         """Words of pairs of bfloat16 as float32: the even ones, and the odd ones."""
         even = self._builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
         odd = self._builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
@@ -263,7 +275,7 @@ class Emitter:
     def in_order(self, words: Any) -> list[Any]:
         """Words of pairs of bfloat16 as float32, one after the other."""
         both = [lane for i in range(LANES) for lane in (i, i + LANES)]
-        even, odd = self._halves(words)
+        even, odd = self.halves(words)
         return [self._shuffle(even, odd, some) for some in (both[:LANES], both[LANES:])]
 
     def half_of(self, mask: Any, half: int) -> Any:
@@ -318,7 +330,7 @@ class Emitter:
         self._builder.store(some, address, align=4)
 
     def store(self, vector: Any, address: Any, mask: Any) -> None:
-        address = self._builder.bitcast(address, VECTOR.as_pointer())
+        address = self._builder.bitcast(address, vector.type.as_pointer())
         if mask is None:
             self._builder.store(vector, address, align=4)
             return
@@ -417,8 +429,8 @@ class Emitter:
         return self._builder.shuffle_vector(one, one, zeros)
 
     def multiply_add(self, left: Any, right: Any, total: Any) -> Any:
-        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-        function = self.function(kind, f"llvm.fmuladd.{_name(VECTOR)}")
+        kind = ir.FunctionType(total.type, [total.type] * 3)
+        function = self.function(kind, f"llvm.fmuladd.{_name(total.type)}")
         return self._builder.call(function, [left, right, total])
 
     def across(self, vectors: list[Any]) -> Any:
@@ -530,7 +542,7 @@ class Emitter:
 
     def _masked_load(self, address: Any, kind: Any, mask: Any) -> Any:
         address = self._builder.bitcast(address, kind.as_pointer())
-        align = 4 if kind == VECTOR else kind.element.width // 8
+        align = _bits(kind.element) // 8
         if mask is None:
             return self._builder.load(address, align=align)
         if not _has_masks(kind):

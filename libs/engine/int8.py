@@ -11,14 +11,14 @@ from numba import carray, types
 
 from engine.compiled import compiled
 from engine.elementwise import narrow
-from engine.matmul import TILE, bits_at, put_gated, put_linear, span_of, sums_of
+from engine.matmul import AT_ONCE, bits_at, put_gated, put_linear, span_of, sums_of
 from engine.task import Task
 from engine.vectors import Part, pointer_to
 
 Array = Any
 # Outputs of one task: as many bytes as of bfloat16. What is asked for ahead at its end is
 # another thread's, so half as many outputs would read a third of the weights in vain.
-INT8_TILE = 2 * TILE
+INT8_TILE = 6 * AT_ONCE
 _bytes_at, _floats_at = pointer_to(types.int8), pointer_to(types.float32)
 
 

@@ -18,12 +18,14 @@ from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
 from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, PAIRS, Emitter, emit_alone
+from engine.several import OUTPUTS, SEVERAL, fill_by_several
 from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
 from engine.widened import WIDENS, widened
 
 AT_ONCE = 8  # outputs that all rows pass before the next: they stay in cache
-TILE = 3 * AT_ONCE  # outputs of one task
+# Outputs of one task. Where rows are widened each task does that again.
+TILE = (6 if WIDENS else 3) * AT_ONCE
 
 Array = Any
 
@@ -208,7 +210,9 @@ def sums_of(
     (rows, depth, _), (first, width) = shape, span
     sums = np.empty((rows, width), np.float32)
     left, right = Part(bits_at(x), 0, depth), moved(weights, first, 0)
-    if WIDENS:
+    if WIDENS and rows >= SEVERAL and width >= OUTPUTS:
+        fill_by_several(sums, left, right, depth)
+    elif WIDENS:
         _fill_by_widened(sums, widened(left, (rows, depth)), right, depth)
     else:
         _fill(sums, left, right, depth)
