@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -257,6 +258,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def unwritten(path: Path) -> Path:
+    """This path, or a numbered one if it has results already."""
+    names = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(each for each in chain([path], names) if not each.exists())
+
+
 def main() -> None:
     known = [*OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
     parser = argparse.ArgumentParser(description="Compare servers on this machine.")
@@ -285,7 +292,7 @@ def main() -> None:
                         figures[server.name][load.title] = found
         except (RuntimeError, subprocess.SubprocessError) as error:
             console.print(f"[red]{server.name}: {error}")
-    path = RESULTS / f"{date.today()}-peers-{options.shape}.md"
+    path = unwritten(RESULTS / f"{date.today()}-peers-{options.shape}.md")
     path.write_text(as_markdown(figures, options.shape))
     if options.json:
         print(json.dumps(figures, indent=2))

@@ -121,3 +121,16 @@ def test_a_free_port_is_free() -> None:
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", compare.free_port()))
+
+
+def test_results_of_the_same_day_stay(tmp_path: Path) -> None:
+    """
+    A second run is written beside the first one, and a third beside both.
+    """
+    path = tmp_path / "results.md"
+    names = []
+    for _ in range(3):
+        compare.unwritten(path).write_text("")
+        names = sorted(each.name for each in tmp_path.iterdir())
+
+    assert names == ["results-2.md", "results-3.md", "results.md"]
