@@ -11,7 +11,8 @@ What is packed is [register][step][even, odd][row or output][lane]: a step is PA
 inputs, whose vectors are several registers, and one of each is all that there is room for.
 """
 
-from itertools import product
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -175,42 +176,24 @@ def _multiply(
         out, left, right, following = parts
         num_steps, pace = cgutils.unpack_tuple(builder, counts)
         for register in range(_REGISTERS):
-            cells = {
-                cell: emit.at(out, INT(cell[0]), INT(place * REGISTER_LANES))
-                for cell in product(range(ROWS), range(OUTPUTS))
-                for place in [cell[1] * _REGISTERS + register]
+            places = {
+                (row, output): emit.at(out, INT(row), INT(output * LANES + first))
+                for first in [register * REGISTER_LANES]
+                for row, output in product(range(ROWS), range(OUTPUTS))
             }
             sums = {
                 cell: cgutils.alloca_once_value(builder, emit.load_register(place))
-                for cell, place in cells.items()
+                for cell, place in places.items()
             }
-
-            def load(
-                part: Any, column: Any, index: int, register: int = register
-            ) -> Any:
-                column = builder.add(column, INT(index * REGISTER_LANES))
-                return emit.load_register(emit.at(part, INT(register), column))
-
-            steps = cgutils.for_range(builder, num_steps)
-            with steps as loop:
+            with cgutils.for_range(builder, num_steps) as loop:
                 ahead = builder.mul(loop.index, pace)
                 for output in range(register, OUTPUTS, _REGISTERS):
                     emit.prefetch(emit.at(following, INT(output), ahead))
-                firsts = [
-                    builder.mul(loop.index, INT(n * _OF_STEP)) for n in (ROWS, OUTPUTS)
-                ]
-                for odd in range(2):
-                    weights = [
-                        load(right, firsts[1], odd * OUTPUTS + output)
-                        for output in range(OUTPUTS)
-                    ]
-                    for row in range(ROWS):
-                        value = load(left, firsts[0], odd * ROWS + row)
-                        for output, weight in enumerate(weights):
-                            total = builder.load(sums[row, output])
-                            total = emit.multiply_add(value, weight, total)
-                            builder.store(total, sums[row, output])
-            for cell, place in cells.items():
+                rows = _values(emit, builder, (left, ROWS), register, loop.index)
+                weights = _values(emit, builder, (right, OUTPUTS), register, loop.index)
+                for _ in range(PAIRS // LANES):
+                    _add(emit, builder, sums, rows, list(islice(weights, OUTPUTS)))
+            for cell, place in places.items():
                 emit.store(builder.load(sums[cell]), place, None)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -220,6 +203,31 @@ def _multiply(
 
     pair = types.UniTuple(types.int64, 2)
     return types.void(out, left, right, following, pair), generate
+
+
+def _values(
+    emit: Emitter, builder: Any, packed: tuple[Any, int], register: int, step: Any
+) -> Iterator[Any]:
+    """What a step has of so many rows or outputs: the even ones of all, then the odd ones.
+
+    Each is loaded when it is asked for.
+    """
+    part, count = packed
+    first = builder.mul(step, INT(count * _OF_STEP))
+    for at in range(0, count * _OF_STEP, REGISTER_LANES):
+        column = builder.add(first, INT(at))
+        yield emit.load_register(emit.at(part, INT(register), column))
+
+
+def _add(
+    emit: Emitter, builder: Any, sums: Any, rows: Iterator[Any], weights: list[Any]
+) -> None:
+    """The next ROWS times these weights."""
+    for row, value in enumerate(islice(rows, ROWS)):
+        for output, weight in enumerate(weights):
+            total = builder.load(sums[row, output])
+            total = emit.multiply_add(value, weight, total)
+            builder.store(total, sums[row, output])
 
 
 @intrinsic
