@@ -3,17 +3,21 @@
 Threads of one product wait for each other: with another process on one of their cores
 they are all as slow as the one there. So a step first takes as many cores as it has
 threads: byte i of a file that all have is core i, and who holds its lock computes there.
-A lock ends with its process.
+A lock ends with its process. A process that hangs keeps its locks: a wait for them has an
+end, and is as long as steps have been seen to take.
 """
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
 
-LONGEST_SECONDS = 1.0  # a step waits; who holds a core for longer may hang
+FIRST_SECONDS = 1.0  # a step waits; who holds a core for longer may hang
+LONGEST_SECONDS = 20.0
+ROOM = 2  # for a step that takes longer than the one before
 LINE = 1 << 20  # beyond the cores: the byte of who is next
 AT_ONCE, WAITING = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX
 
@@ -30,6 +34,7 @@ class Cores:
         self._cores = sorted(os.sched_getaffinity(0))
         self._next = LINE + self._cores[0]
         self._late: Thread | None = None  # in line for a step that went on without
+        self.patience = FIRST_SECONDS  # how long a step waits
 
     @contextmanager
     def taken(self, count: int) -> Iterator[bool]:
@@ -64,7 +69,7 @@ class Cores:
         thread = Thread(target=self._stand_in_line, args=(count, turn), daemon=True)
         thread.start()
         try:
-            turn.result(LONGEST_SECONDS)
+            turn.result(self.patience)
         except TimeoutError:
             if turn.cancel():
                 self._late = thread
@@ -73,6 +78,7 @@ class Cores:
 
     def _stand_in_line(self, count: int, turn: Future[None]) -> None:
         failure: OSError | None = None
+        began = time.monotonic()
         try:
             self._wait_for(count)
         except OSError as error:
@@ -81,6 +87,8 @@ class Cores:
             turn.set_exception(failure) if failure else turn.set_result(None)
         elif not failure:  # else the file was closed, and with it went the locks
             self._let_go()
+            # It was no process that hangs: the next step of that length is waited for.
+            self.patience = min(LONGEST_SECONDS, ROOM * (time.monotonic() - began))
 
     def _wait_for(self, count: int) -> None:
         self._lock(self._next, WAITING)
