@@ -192,6 +192,28 @@ def measured(
 Figures = dict[str, dict[str, dict[str, float]]]  # server, load, spread
 
 
+def measurements(
+    server: Server,
+    loads: Sequence[Load],
+    repeats: int,
+    place: tuple[int, Path],
+    figures: Figures,
+) -> Iterator[None]:
+    """Add a figure of this server after the other; what fails is told, and the end of it.
+
+    The place is (port, log).
+    """
+    of_server = figures.setdefault(server.name, {})
+    try:
+        install(server)
+        with measuring(server, *place) as argv:
+            for load in loads:
+                of_server[load.title] = measured(server, argv, load, repeats)
+                yield
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        console.print(f"[red]{server.name}: {error}")
+
+
 def ratio(load: Load, figures: Figures, ours: str, peer: str) -> str:
     """Ours to the peer's; less than one is faster for times, more for rates."""
     try:
@@ -268,32 +290,26 @@ def main() -> None:
     known = [*OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
     parser = argparse.ArgumentParser(description="Compare servers on this machine.")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
-    loads = [load.name for load in LOADS]
-    parser.add_argument("--loads", nargs="+", choices=loads, default=loads)
+    names = [load.name for load in LOADS]
+    parser.add_argument("--loads", nargs="+", choices=names, default=names)
     parser.add_argument("--shape", choices=SHAPES, default="llama-120m")
     parser.add_argument("--homes", type=Path, default=ROOT / ".peers")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     homes = options.homes.resolve()
+    loads = [load for load in LOADS if load.name in options.loads]
     model = homes / "models" / options.shape
     if not model.exists():
         make(options.shape, model)
     port = free_port()
+    path = unwritten(RESULTS / f"{date.today()}-peers-{options.shape}.md")
     figures: Figures = {}
     for server in servers(options.only, homes, model, port):
-        figures[server.name] = {}
-        try:
-            install(server)
-            with measuring(server, port, homes / f"{server.name}.log") as argv:
-                for load in LOADS:
-                    if load.name in options.loads:
-                        found = measured(server, argv, load, options.repeats)
-                        figures[server.name][load.title] = found
-        except (RuntimeError, subprocess.SubprocessError) as error:
-            console.print(f"[red]{server.name}: {error}")
-    path = unwritten(RESULTS / f"{date.today()}-peers-{options.shape}.md")
-    path.write_text(as_markdown(figures, options.shape))
+        place = port, homes / f"{server.name}.log"
+        for _ in measurements(server, loads, options.repeats, place, figures):
+            # Each time: who interrupts hours of this keeps what there is.
+            path.write_text(as_markdown(figures, options.shape))
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -134,3 +134,27 @@ def test_results_of_the_same_day_stay(tmp_path: Path) -> None:
         names = sorted(each.name for each in tmp_path.iterdir())
 
     assert names == ["results-2.md", "results-3.md", "results.md"]
+
+
+def test_figures_are_there_before_the_next_load_is_measured(tmp_path: Path) -> None:
+    """
+    A comparison takes hours: who looks after each load finds what was measured, and what
+    fails then takes nothing away.
+    """
+    program = tmp_path / "peer"
+    program.write_text(f"""#!{sys.executable}
+import json, sys
+if "{TPOT.num_output}" in sys.argv:
+    sys.exit(1)
+print(json.dumps({{"runs": [], "figures": {{{TTFT.figure!r}: {spread(80.0)}}}}}))
+""")
+    program.chmod(0o755)
+    peer = compare.Server("openvino", [str(program), "measure"], {})
+    place = compare.free_port(), tmp_path / "log"
+    figures: compare.Figures = {}
+
+    measuring = compare.measurements(peer, [TTFT, TPOT], 1, place, figures)
+    seen = [dict(figures["openvino"]) for _ in measuring]
+
+    assert seen == [{TTFT.title: spread(80.0)}]
+    assert figures["openvino"] == seen[0]
