@@ -64,7 +64,7 @@ def weigh(
             at = row * stride + first
             peak = greatest_of(start_of(scores), at, end - first) * scaling
             before = running.greatest[row]
-            greatest = max(before, peak)
+            greatest = before if before > peak else peak  # NaN, if that is the peak
             running.greatest[row] = greatest
             if -np.inf < before != greatest:
                 _shrink(running, row, exponential(before - greatest))
