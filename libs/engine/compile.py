@@ -46,7 +46,7 @@ def compile_kernels() -> None:
     decompress(rows, GROUP)
     for stored in (np.float32, np.uint16):
         _attend(stored)
-    run(with_claims(program_of(1), 1, 1), NOWHERE, 1)
+    run(with_claims(program_of(1), 1, 1), NOWHERE)
 
 
 def _step_back() -> None:

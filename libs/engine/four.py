@@ -1,7 +1,8 @@
 """Some rows by the keys, or by the values, of four blocks at once, for attention.
 
 `engine.vectors` multiplies a block at a time, whose sums are put away and fetched again
-too often, and with the few rows of a decoding sequence half of its multipliers wait.
+too often, and with the few rows of a decoding sequence half of its multipliers wait, or
+each block is widened for some of the rows and then for the others.
 While these products pass, memory is asked for what comes next.
 """
 
@@ -14,11 +15,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from engine.emitter import INT, LANES, Emitter
+from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, Emitter
 from engine.vectors import EVERYTHING
 
-FOUR = 4  # blocks, rows, and vectors of values: sixteen sums are half of the registers
-COLUMNS = FOUR * LANES  # of values that pass at once
+FOUR = 4  # blocks, rows, and vectors of values
+COLUMNS = FOUR * LANES  # of values
+# Blocks of keys, or vectors of values, that pass at once: sums of so many for four rows are
+# half of the registers, of 32 or of 16 half as wide.
+ACROSS = FOUR if HAS_WIDE_REGISTERS else 1
+PASSES = [range(first, first + ACROSS) for first in range(0, FOUR, ACROSS)]
 
 
 class Starts(NamedTuple):
@@ -48,14 +53,16 @@ def score_four(
         (out, left, keys), (starts, following) = parts, starts
 
         def score(row: Any, count: int) -> None:
-            sums = _Sums(emit, builder, count)
-            with cgutils.for_range(builder, depth) as loop:
-                across = []
-                for start, later in zip(starts, following, strict=True):
-                    emit.prefetch(emit.at(keys, loop.index, later))
-                    across.append(_load(emit, emit.at(keys, loop.index, start), keys))
-                sums.add(left, row, loop.index, across)
-            sums.put(out, row)
+            for blocks in PASSES:
+                sums = _Sums(emit, builder, count)
+                with cgutils.for_range(builder, depth) as loop:
+                    across = []
+                    for block in blocks:
+                        emit.prefetch(emit.at(keys, loop.index, following[block]))
+                        place = emit.at(keys, loop.index, starts[block])
+                        across.append(_load(emit, place, keys))
+                    sums.add(left, row, loop.index, across)
+                sums.put((out, row, blocks))
 
         _by_fours(builder, rows, score)
         return context.get_dummy_value()
@@ -79,22 +86,25 @@ def answer_four(
         (out, left, values), (starts, following) = parts, starts
 
         def answer(row: Any, count: int) -> None:
-            sums = _Sums(emit, builder, count, (out, row))
-            with cgutils.for_range(builder, depth) as loop:
-                line = builder.mul(loop.index, INT(COLUMNS))
-                for block, (start, later) in enumerate(
-                    zip(starts, following, strict=True)
-                ):
-                    across = []
-                    for vector in range(0, COLUMNS, LANES):
-                        ahead = builder.add(builder.add(later, line), INT(vector))
-                        emit.prefetch(emit.at(values, INT(0), ahead))
-                        column = builder.add(start, INT(vector))
-                        place = emit.at(values, loop.index, column)
-                        across.append(_load(emit, place, values))
-                    at = builder.add(loop.index, builder.mul(depth, INT(block)))
-                    sums.add(left, row, at, across)
-            sums.put(out, row)
+            for vectors in PASSES:
+                where = out, row, vectors
+                sums = _Sums(emit, builder, count, where)
+                with cgutils.for_range(builder, depth) as loop:
+                    line = builder.mul(loop.index, INT(COLUMNS))
+                    for block, (start, later) in enumerate(
+                        zip(starts, following, strict=True)
+                    ):
+                        across = []
+                        for vector in vectors:
+                            column = INT(vector * LANES)
+                            ahead = builder.add(builder.add(later, line), column)
+                            emit.prefetch(emit.at(values, INT(0), ahead))
+                            column = builder.add(start, column)
+                            place = emit.at(values, loop.index, column)
+                            across.append(_load(emit, place, values))
+                        at = builder.add(loop.index, builder.mul(depth, INT(block)))
+                        sums.add(left, row, at, across)
+                sums.put(where)
 
         _by_fours(builder, rows, answer)
         return context.get_dummy_value()
@@ -103,12 +113,12 @@ def answer_four(
 
 
 class _Sums:
-    """Of some rows and four vectors of columns, in registers."""
+    """Of some rows and the vectors of columns of one pass, in registers."""
 
     def __init__(self, emit: Emitter, builder: Any, rows: int, of: Any = None) -> None:
-        """From zero, or from what lies at (part, first row)."""
+        """From zero, or from what lies at (part, first row, vectors)."""
         self._emit, self._builder, self._rows = emit, builder, rows
-        cells = list(product(range(rows), range(FOUR)))
+        cells = list(product(range(rows), range(ACROSS)))
         self._sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
         if of is not None:
             for total, place in self._places(*of):
@@ -124,15 +134,15 @@ class _Sums:
                 added = self._emit.add_products(factor, right, total)
                 self._builder.store(added, self._sums[row, vector])
 
-    def put(self, out: Any, first: Any) -> None:
-        for total, place in self._places(out, first):
+    def put(self, where: tuple[Any, Any, range]) -> None:
+        for total, place in self._places(*where):
             self._emit.store(self._builder.load(total), place, None)
 
-    def _places(self, out: Any, first: Any) -> list[tuple[Any, Any]]:
+    def _places(self, out: Any, first: Any, vectors: range) -> list[tuple[Any, Any]]:
         """Each sum, and where it belongs."""
         at, add = self._emit.at, self._builder.add
         return [
-            (total, at(out, add(first, INT(row)), INT(vector * LANES)))
+            (total, at(out, add(first, INT(row)), INT(vectors[vector] * LANES)))
             for (row, vector), total in self._sums.items()
         ]
 

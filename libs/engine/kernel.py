@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from engine.compiled import compiled
-from engine.emitter import HAS_WIDE_REGISTERS, LANES
+from engine.emitter import LANES
 from engine.four import COLUMNS, FOUR, Starts, answer_four, score_four
 from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.task import Task, alone, claims
@@ -26,8 +26,11 @@ from engine.vectors import (
     start_of,
 )
 
-# Keys scored between two updates of the softmax: few enough that they stay in cache.
-KEYS_AT_ONCE = 256
+# Keys scored between two updates of the softmax: few enough that they stay in cache, with
+# their values, and with what is asked for meanwhile: what follows.
+KEYS_AT_ONCE = 64
+BYTES_AT_ONCE = 1 << 16  # of K and V, of all heads of a task
+TASKS_PER_THREAD = 4  # at least: the last ones are not waited for long
 
 Array = Any  # numba sees numpy arrays; their dtypes are told in the docstrings
 
@@ -58,7 +61,10 @@ class Rule(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where one KV head's part of each block lies, in elements (see `vectors`)."""
+    """Where one KV head's part of each block lies, in elements (see `vectors`).
+
+    Those of the next head follow: all keys of a layer, then all its values.
+    """
 
     memory: Any  # where it starts
     block_elements: int
@@ -68,6 +74,18 @@ class Head(NamedTuple):
     num_keys: int  # elements
     first_value: int
     num_values: int
+
+
+class Following(NamedTuple):
+    """What is asked for while a run of blocks is computed, piece by piece.
+
+    Memory is fastest when it is read in a row, and a head's keys and values are but a
+    page: so heads of a task ask in turn for all that they will need next, block by block.
+    """
+
+    blocks: Array  # the next run
+    head: Head  # the task's first one
+    num_heads: int
 
 
 @compiled(parallel=True)
@@ -99,7 +117,7 @@ def paged_attention(
         attend_tile(
             query[start : start + count, heads],
             output[start : start + count, heads],
-            (layer, step.block_tables[table], kv_head),
+            (layer, step.block_tables[table], (kv_head, 1)),
             position,
             rule,
             alone(task),
@@ -157,57 +175,116 @@ def _packed(memory: Array) -> int:
 
 
 @compiled()
+def heads_at_once(
+    num_heads: int, head_bytes: int, num_tiles: int, num_threads: int
+) -> int:
+    """KV heads of a task, of tiles with one token each; `head_bytes` are a token's.
+
+    As many as can be, so that memory is read in a row.
+    """
+    for at_once in range(num_heads, 1, -1):
+        tasks = num_heads // at_once * num_tiles
+        is_even = num_heads % at_once == 0 and tasks >= TASKS_PER_THREAD * num_threads
+        if is_even and at_once * KEYS_AT_ONCE * head_bytes <= BYTES_AT_ONCE:
+            return at_once
+    return 1
+
+
+@compiled()
 def attend_tile(
     query: Array,
     output: Array,
-    paged: tuple[LayerBlocks, Array, int],
+    paged: tuple[LayerBlocks, Array, tuple[int, int]],
     position: int,
     rule: Rule,
     task: Task,
 ) -> bool:
-    """Attend with `count` tokens of one sequence and the heads that share a KV head.
+    """Attend with `count` tokens of one sequence and the heads that share some KV heads.
 
-    query and output are [count, group, dim]; token i has position `position + i`. False
-    if somebody else had put the answer.
+    query and output are [count, heads, dim]; token i has position `position + i`. Paged
+    are (blocks, the sequence's table, (first KV head, how many)). False if somebody else
+    had put the answer.
     """
-    layer, table, kv_head = paged
-    count, group, _ = query.shape
-    size, v_dim = layer.block_size, output.shape[2]
-    queries = _rows(query, _packed(layer.memory))
-    head = _head_of(layer, kv_head, (queries.shape[1], v_dim))
-    running = Running(
-        np.full(count * group, -np.inf, np.float32),
-        np.zeros(count * group, np.float32),
-        np.zeros((count * group, v_dim), np.float32),
-    )
+    layer, table, (kv_head, num_heads) = paged
+    count, group, size = query.shape[0], query.shape[1] // num_heads, layer.block_size
+    v_dim, num_rows = output.shape[2], count * group
+    queries = _rows(query, num_heads, _packed(layer.memory))
+    dims = queries.shape[2], v_dim
+    greatest = np.full((num_heads, num_rows), -np.inf, np.float32)
+    total = np.zeros((num_heads, num_rows), np.float32)
+    answer = np.zeros((num_heads, num_rows, v_dim), np.float32)
     at_once = max(1, KEYS_AT_ONCE // size)
-    scores = np.empty((count * group, at_once * size), np.float32)
+    scores = np.empty((num_rows, at_once * size), np.float32)
     weights = np.empty(scores.shape, query.dtype)
+    scaling = np.float32(1.0 if rule.softcap > 0.0 else rule.scaling)
     num_blocks = (position + count - 1) // size + 1
-    for first in range(_first_seen(position, rule) // size, num_blocks, at_once):
-        blocks = table[first : min(first + at_once, num_blocks)]
+    first = _first_seen(position, rule) // size
+    following = Following(
+        table[first : min(first + at_once, num_blocks)],
+        _head_of(layer, kv_head, dims),
+        num_heads,
+    )
+    for piece in range(2 * num_heads * len(following.blocks)):
+        _ask(following, piece)
+    while first < num_blocks:
+        blocks = following.blocks
         sight = Sight(position - first * size, count, group, rule.window)
-        following = table[first + at_once : min(first + 2 * at_once, num_blocks)]
-        _score(queries, blocks, head, rule, scores)
-        scaling = np.float32(1.0 if rule.softcap > 0.0 else rule.scaling)
+        first += at_once
+        next_blocks = table[first : max(first, min(first + at_once, num_blocks))]
+        following = Following(next_blocks, following.head, num_heads)
         keys = len(blocks) * size, scaling
-        weigh(scores, weights, sight, keys, running)
-        _add_values(weights, (blocks, following), head, sight, running.answer)
+        for i in range(num_heads):
+            head = _head_of(layer, kv_head + i, dims)
+            running = Running(greatest[i], total[i], answer[i])
+            piece = 2 * i * len(blocks)
+            _score(queries[i], (blocks, head), (following, piece), rule, scores)
+            weigh(scores, weights, sight, keys, running)
+            piece += len(blocks)
+            _add_values(weights, (blocks, head), (following, piece), sight, answer[i])
     if not claims(task):
         return False
-    finish(running, output)
+    for i in range(num_heads):
+        running = Running(greatest[i], total[i], answer[i])
+        finish(running, output[:, i * group : (i + 1) * group])
     return True
 
 
 @compiled()
-def _rows(query: Array, packed: int) -> Array:
-    """[count, group, dim] as [count x group, dim], the dim filled up with zeros."""
-    count, group, dim = query.shape
-    rows = np.zeros((count * group, -(-dim // packed) * packed), query.dtype)
+def _piece(following: Following, number: int, otherwise: int) -> int:
+    """Where one head's keys, or values, of a following block start; pieces of a block come
+    as they lie. `otherwise`, if there are not so many.
+    """
+    head, num_heads = following.head, following.num_heads
+    block, piece = divmod(number, 2 * num_heads)
+    if block >= len(following.blocks):
+        return otherwise
+    start = following.blocks[block] * head.block_elements
+    if piece < num_heads:
+        return int(start + head.first_key + piece * head.num_keys)
+    return int(start + head.first_value + (piece - num_heads) * head.num_values)
+
+
+@compiled()
+def _ask(following: Following, number: int) -> None:
+    """For one piece, at once."""
+    start = _piece(following, number, -1)
+    head = following.head
+    if start >= 0:
+        prefetch(head.memory, start, max(head.num_keys, head.num_values))
+
+
+@compiled()
+def _rows(query: Array, num_heads: int, packed: int) -> Array:
+    """[count, heads, dim] as [KV heads, rows, dim], the dim filled up with zeros."""
+    count, num_queries, dim = query.shape
+    group = num_queries // num_heads
+    shape = num_heads, count * group, -(-dim // packed) * packed
+    rows = np.zeros(shape, query.dtype)
     for token in range(count):
-        for head in range(group):
+        for number in range(num_queries):
+            head, row = divmod(number, group)
             for d in range(dim):
-                rows[token * group + head, d] = query[token, head, d]
+                rows[head, token * group + row, d] = query[token, number, d]
     return rows
 
 
@@ -236,29 +313,36 @@ def _head_of(layer: LayerBlocks, kv_head: int, dims: tuple[int, int]) -> Head:
 
 @compiled()
 def _score(
-    queries: Array, blocks: Array, head: Head, rule: Rule, scores: Array
+    queries: Array,
+    run: tuple[Array, Head],
+    asked: tuple[Following, int],
+    rule: Rule,
+    scores: Array,
 ) -> None:
     """Every query row with every slot of the blocks, what it may not see included.
 
-    Still to be scaled, unless there is a cap, which needs them scaled.
+    Still to be scaled, unless there is a cap, which needs them scaled. Meanwhile as many
+    pieces are asked for as there are blocks, from the one of that number on.
     """
+    blocks, head = run
+    following, piece = asked
     size = head.block_size
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     left = Part(start_of(queries), 0, depth)
     out = Part(start_of(scores), 0, scores.shape[1])
     memory = Part(head.memory, 0, size)
     done = 0
-    if HAS_WIDE_REGISTERS and size == LANES:
+    if size == LANES:
         done = len(blocks) - len(blocks) % FOUR
         for i in range(0, done, FOUR):
             keys = _starts(blocks, i, head, head.first_key)
-            values = _starts(blocks, i, head, head.first_value)
+            later = _pieces(following, piece + i, keys)
             some = moved(out, 0, i * size)
-            score_four(some, left, memory, (keys, values), (num_rows, depth))
+            score_four(some, left, memory, (keys, later), (num_rows, depth))
     scores[:, done * size :] = 0.0
     for i in range(done, len(blocks)):
+        _ask(following, piece + i)
         block = blocks[i] * head.block_elements
-        prefetch(head.memory, block + head.first_value, head.num_values)
         keys = Part(head.memory, block + head.first_key, size)
         some = moved(out, 0, i * size)
         multiply_add(some, left, keys, (num_rows, depth, size), EVERYTHING)
@@ -283,53 +367,72 @@ def _starts(blocks: Array, i: int, head: Head, first: int) -> Starts:
 
 
 @compiled()
+def _pieces(following: Following, number: int, otherwise: Starts) -> Starts:
+    """Where four start, this one and those after it."""
+    return Starts(
+        _piece(following, number, otherwise.one),
+        _piece(following, number + 1, otherwise.two),
+        _piece(following, number + 2, otherwise.three),
+        _piece(following, number + 3, otherwise.four),
+    )
+
+
+@compiled()
 def _add_values(
     weights: Array,
-    blocks: tuple[Array, Array],
-    head: Head,
+    run: tuple[Array, Head],
+    asked: tuple[Following, int],
     sight: Sight,
     answer: Array,
 ) -> None:
     """answer += weights @ values, never touching a value that a row does not see.
 
-    Of two runs of blocks it takes the first; the second one's keys are wanted next.
+    Meanwhile it asks as `_score` does.
     """
-    these, following = blocks
+    blocks, head = run
+    following, piece = asked
     all_from, _ = seen_by(sight, sight.num_tokens - 1)
     _, all_to = seen_by(sight, 0)
     whole_from, whole_to = -(-all_from // head.block_size), all_to // head.block_size
-    whole_to = min(whole_to, len(these)) if answer.shape[1] % COLUMNS == 0 else 0
+    whole_to = min(whole_to, len(blocks)) if answer.shape[1] % COLUMNS == 0 else 0
     i = 0
-    while i < len(these):
-        if HAS_WIDE_REGISTERS and whole_from <= i and i + FOUR <= whole_to:
-            _add_four(weights, (these, following), i, head, answer)
+    while i < len(blocks):
+        if whole_from <= i and i + FOUR <= whole_to:
+            values = _starts(blocks, i, head, head.first_value)
+            later = _pieces(following, piece + i, values)
+            _add_four(weights, i, (head, values, later), answer)
             i += FOUR
             continue
-        if i < len(following):
-            later = following[i] * head.block_elements + head.first_key
-            prefetch(head.memory, later, head.num_keys)
-        first = these[i] * head.block_elements + head.first_value
+        _ask(following, piece + i)
+        first = blocks[i] * head.block_elements + head.first_value
         _add_block(weights, i, (head, first), sight, answer)
         i += 1
 
 
 @compiled()
 def _add_four(
-    weights: Array, blocks: tuple[Array, Array], i: int, head: Head, answer: Array
+    weights: Array, i: int, places: tuple[Head, Starts, Starts], answer: Array
 ) -> None:
-    """The values of four blocks that every row sees."""
+    """The values of four blocks that every row sees, the i-th and those after it.
+
+    Places are (head, of these, of what is asked for).
+    """
     rows, dim = answer.shape
-    these, following = blocks
+    head, values, later = places
     depth = head.block_size // head.packed
     out = Part(start_of(answer), 0, dim)
     left = Part(start_of(weights), i * depth, weights.shape[1] // head.packed)
     memory = Part(head.memory, 0, dim)
     for column in range(0, dim, COLUMNS):
-        values = later = _starts(these, i, head, head.first_value + column)
-        if i + FOUR <= len(following):
-            later = _starts(following, i, head, head.first_key + column * depth)
+        here = _further(values, column), _further(later, column * depth)
         some = moved(out, 0, column)
-        answer_four(some, left, memory, (values, later), (rows, depth))
+        answer_four(some, left, memory, here, (rows, depth))
+
+
+@compiled()
+def _further(starts: Starts, by: int) -> Starts:
+    one, two, three, four = starts
+    return Starts(one + by, two + by, three + by, four + by)
 
 
 @compiled()

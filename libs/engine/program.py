@@ -31,7 +31,7 @@ from engine.int8 import (
     gated_int8_tile,
     linear_int8_tile,
 )
-from engine.kernel import LayerBlocks, Rule, attend_tile, store
+from engine.kernel import LayerBlocks, Rule, attend_tile, heads_at_once, store
 from engine.matmul import bits_at, gated_tile, linear_tile, num_tiles
 from engine.panels import gated_slice, linear_slice, num_panels, num_slices, pack_panel
 from engine.rows import add_row, copy_row, gate_rows, normalize_row, rotate_token
@@ -110,6 +110,7 @@ _TWICE = (
 _ONE, _TOKENS, _SAMPLED = range(len(Unit))
 _SAMPLED_ROWS = 0
 NUM_NUMBERS, NUM_CONSTANTS = 10, 2
+MANY_THREADS = 1 << 20  # for which operations are cut into as many tasks as can be
 
 
 class Program(NamedTuple):
@@ -158,6 +159,7 @@ class Place(NamedTuple):
     tiles: Array
     sampled_tiles: Array
     last_rows: Array
+    num_threads: int
 
 
 _NO_INDEX, _NO_TABLE = np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
@@ -170,6 +172,7 @@ NOWHERE = Place(
     _NO_TABLE,
     _NO_TABLE,
     _NO_INDEX,
+    1,
 )
 
 
@@ -180,6 +183,7 @@ def with_claims(program: Program, tokens: int, sampled: int) -> Program:
         last_rows=np.zeros(sampled, np.int64),
         tiles=np.zeros((tokens, 0), np.int64),
         sampled_tiles=np.zeros((sampled, 0), np.int64),
+        num_threads=MANY_THREADS,
     )
     counts = _num_claims(program, largest)
     ends = np.cumsum(counts)
@@ -200,12 +204,12 @@ def _num_claims(program: Program, place: Place) -> Array:
 
 
 @compiled(parallel=True, nogil=True)
-def run(program: Program, place: Place, num_threads: int) -> None:
-    """All operations, each after what it needs, on so many threads."""
+def run(program: Program, place: Place) -> None:
+    """All operations, each after what it needs."""
     program.begun[:] = 0
     program.done[:] = 0
     program.num_runs[0] += 1
-    for _ in prange(num_threads):
+    for _ in prange(place.num_threads):
         cleared = -1  # the last operation that is known to be done, as all before it
         operation = 0
         while operation < program.kinds.shape[0]:
@@ -294,7 +298,8 @@ def _num_tasks(program: Program, place: Place, operation: int) -> int:
     elif kind == _STORE:
         count = n[2]
     elif kind == _ATTEND:
-        count = len(_tiles(program, place, operation)) * n[7]
+        heads = n[7] // _heads_at_once(n, place)
+        count = len(_tiles(program, place, operation)) * heads
     return int(count)
 
 
@@ -302,6 +307,15 @@ def _num_tasks(program: Program, place: Place, operation: int) -> int:
 def _tiles(program: Program, place: Place, operation: int) -> Array:
     is_all = program.units[operation] == _TOKENS
     return place.tiles if is_all else place.sampled_tiles
+
+
+@inlined
+def _heads_at_once(n: Array, place: Place) -> int:
+    """Of a task that attends. Of prompts one: their tiles find its keys in cache."""
+    if len(place.tiles) < len(place.token_ids):
+        return 1
+    head_bytes = (n[3] + n[4]) * place.memory.itemsize
+    return int(heads_at_once(n[7], head_bytes, len(place.tiles), place.num_threads))
 
 
 @inlined
@@ -387,17 +401,18 @@ def _store(n: Array, place: Place, head: int) -> None:
 @compiled()
 def _attend(n: Array, rule: Rule, place: Place, tiles: Array, task: Task) -> bool:
     # Head by head, so that threads divide heads first and tiles of one head last.
-    kv_head, tile = divmod(task.number, len(tiles))
+    at_once = _heads_at_once(n, place)
+    number, tile = divmod(task.number, len(tiles))
     table, start, count, position = tiles[tile]
-    group, tokens = n[2] // n[7], len(place.token_ids)
-    heads = slice(kv_head * group, (kv_head + 1) * group)
+    tokens, of_one = len(place.token_ids), at_once * (n[2] // n[7])
+    heads = slice(number * of_one, (number + 1) * of_one)
     query = carray(bits_at(n[0]), (tokens, n[2], n[3]))
     answer = carray(bits_at(n[1]), (tokens, n[2], n[4]))
     layer = LayerBlocks(place.memory, place.block_size, n[5], n[6])
     return attend_tile(
         query[start : start + count, heads],
         answer[start : start + count, heads],
-        (layer, place.block_tables[table], kv_head),
+        (layer, place.block_tables[table], (number * at_once, at_once)),
         position,
         rule,
         task,

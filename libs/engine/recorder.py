@@ -156,14 +156,15 @@ class Recorder:
 
         Operands are contiguous and in the order of the kind's addresses.
         """
-        program, place = self._program, NOWHERE
+        program = self._program
+        place = NOWHERE._replace(num_threads=get_num_threads())
         addresses = [operand.data_ptr() for operand in operands]
         program.kinds[0], program.rows[0] = kind, rows
         program.numbers[0, : len(addresses) + len(sizes)] = *addresses, *sizes
         program.constants[0, : len(constants)] = constants
         if self._wanted is not None:
             place = place._replace(last_rows=self._wanted[1].numpy())
-        run(program, place, get_num_threads())
+        run(program, place)
         self.note(Native(kind, rows, operands, sizes, constants))
 
     def note(self, operation: Native) -> None:

@@ -144,6 +144,7 @@ class Tape:
             batch.tiles,
             batch.sampled_tiles,
             batch.last_rows,
+            threads,
         )
         sizes = Sizes(len(batch.token_ids), len(batch.last_rows))
         if self._arena.makes_room(sizes):
@@ -159,7 +160,7 @@ class Tape:
             self._bound[sizes] = self._bind(sizes)
         bound = self._bound[sizes]
         self._angles.look_up(batch.positions, bound.angles)
-        return bound.run(batch, place, threads)
+        return bound.run(batch, place)
 
     def _bind(self, sizes: Sizes) -> "_Bound":
         """The parts of a step of such sizes."""
@@ -263,20 +264,20 @@ class _Bound:
         self._parts, self._values, self._logits = parts, values, logits
         self._is_ours = all(isinstance(part, Program) for part in parts)
 
-    def run(self, batch: Batch, place: Place, threads: int) -> Tensor:
+    def run(self, batch: Batch, place: Place) -> Tensor:
         if self._is_ours:
-            return self._run(self._values, place, threads)
+            return self._run(self._values, place)
         inputs = _inputs(batch)
         with torch.inference_mode():
             values = [*inputs, *self._values[len(inputs) :]]
-            return self._run(values, place, threads)
+            return self._run(values, place)
 
-    def _run(self, values: list[Tensor | None], place: Place, threads: int) -> Tensor:
+    def _run(self, values: list[Tensor | None], place: Place) -> Tensor:
         for part in self._parts:
             if isinstance(part, _Call):
                 part.run(values)
             else:
-                run(part, place, threads)
+                run(part, place)
         logits = values[self._logits]
         assert logits is not None, "the last operation gives them"
         return logits

@@ -1,17 +1,21 @@
 """The compiled kernel against plain torch, and against broken values."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from engine.attention import ScoreRule
+from engine.attention import ScoreRule, bits
 from engine.batch import Batch, pack
 from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
+from engine.kernel import LayerBlocks, Rule, attend_tile, heads_at_once
 from engine.reference import ReferenceAttention
+from engine.task import alone
 from protocol.memory import PACKED, DType, KVGeometry, LayerGeometry
 from protocol.sampling import SamplingParams
 
@@ -157,6 +161,64 @@ def test_one_token_sees_all_that_was_computed(
     found, expected = case.answers(ScoreRule(scaling=0.125))
 
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dims", [(18, 16), (64, 64)])
+def test_heads_of_one_task_answer_as_each_for_itself(
+    dims: tuple[int, int], dtype: DType
+) -> None:
+    """
+    A step of many sequences attends with several KV heads in each task, one of few with
+    one: a sequence's answer is the same to the bit, whoever it is computed with.
+    """
+    case = random_case(1, dtype, (6, 3), dims, block_size=16, longest=300)
+    blocks = case.blocks(case.memory)
+    offsets = blocks.k_offsets[LAYER], blocks.v_offsets[LAYER]
+    layer = LayerBlocks(blocks.memory, blocks.block_size, *offsets)
+    query = bits(case.query)
+    together, apart = (np.zeros((*query.shape[:2], dims[1]), query.dtype) for _ in "ab")
+
+    def attend(answer: Any, tile: Any, kv_head: int, num_heads: int) -> None:
+        table, start, count, position = tile.tolist()
+        rows = (
+            slice(start, start + count),
+            slice(2 * kv_head, 2 * (kv_head + num_heads)),
+        )
+        paged = layer, case.batch.block_tables[table], (kv_head, num_heads)
+        rule = Rule(0.2, 0, 0.0)
+        attend_tile(query[rows], answer[rows], paged, position, rule, alone(0))
+
+    for tile in case.batch.tiles:
+        attend(together, tile, 1, 2)  # not from the first one on, as tasks may be
+        for kv_head in (1, 2):
+            attend(apart, tile, kv_head, 1)
+
+    assert together.any()
+    assert np.array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "head_bytes", "num_tiles", "num_threads", "expected"),
+    [
+        (4, 256, 8, 2, 4),
+        (4, 256, 4, 2, 2),  # else a thread would have two tasks
+        (4, 256, 1, 2, 1),
+        (3, 256, 4, 1, 3),
+        (3, 256, 3, 1, 1),  # thirds or all: two do not divide them
+        (8, 512, 64, 2, 2),  # more would not stay in cache
+    ],
+)
+def test_a_task_has_as_many_heads_as_leave_enough_tasks(
+    num_heads: int, head_bytes: int, num_tiles: int, num_threads: int, expected: int
+) -> None:
+    """
+    Memory is read in a row where a task has several heads; but threads that wait for the
+    last task wait longer then, and what is read ahead has to stay in cache.
+    """
+    found = heads_at_once(num_heads, head_bytes, num_tiles, num_threads)
+
+    assert found == expected
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

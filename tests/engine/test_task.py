@@ -115,7 +115,7 @@ def test_threads_that_take_a_core_from_each_other_answer_alike() -> None:
 
     def end(threads: int) -> torch.Tensor:
         ends[0] = start
-        run(program, NOWHERE, threads)
+        run(program, NOWHERE._replace(num_threads=threads))
         return ends.clone()
 
     end(2)  # starts the threads

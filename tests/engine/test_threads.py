@@ -106,7 +106,7 @@ from engine.openmp import share_pool
 share_pool()
 import re, torch
 from engine.program import NOWHERE, program_of, run
-run(program_of(1), NOWHERE, 2)
+run(program_of(1), NOWHERE._replace(num_threads=2))
 torch.ones(1 << 20).sum()
 maps = open("/proc/self/maps").read()
 print(len(set(re.findall(r"\\S*libgomp\\S*", maps))))
