@@ -10,7 +10,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd bench-controller install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd bench-controller bench-beside-prompts install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -84,6 +84,9 @@ bench-semi-pd: install ## The main figures of semi-PD's paper, simulated.
 
 bench-controller: install ## The controller on loads that change, simulated.
 	$(BIN)/python bench/controller.py $(ARGS)
+
+bench-beside-prompts: install ## Running streams while long prompts arrive, simulated on GPUs.
+	$(BIN)/python bench/beside_prompts.py $(ARGS)
 
 install-gpu: install ## What a GPU needs besides: NVIDIA's bindings.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

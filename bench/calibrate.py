@@ -87,10 +87,9 @@ FITTED = (
     "sequence_seconds",
     "door_seconds",
     "request_seconds",
-    "handoff_seconds",
-    "compute_elasticity",
-    "memory_elasticity",
 )
+# Where there are two workers.
+FITTED_APART = ("handoff_seconds", "compute_elasticity", "memory_elasticity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +112,24 @@ class Seen:
 
 
 def calibrating(scale: float) -> list[Load]:
-    """Each shows something else: prompts alone, streams alone, both together."""
+    """Each shows something else: prompts alone, streams alone, both together.
+
+    Prompts alone come with pauses, as arrivals do: after one everything is cold, and takes
+    longer than at once after the prompt before. Short answers show what the way from one
+    phase to the other takes. Where clients ask again and again lengths differ: with equal
+    ones all ask at once or evenly, and a hundredth of a time decides between the two.
+    """
     loads = [
-        Load(f"prompts of {n}", Lengths(n, 1).planned(6, n), num_clients=1)
+        _arriving(f"prompts of {n}", Lengths(n, 1), 1.5 * scale, 8)
         for n in (64, 256, 768)
     ]
     loads += [
-        Load(f"{n} streams", Lengths(64, 64).planned(max(6, 2 * n), n), num_clients=n)
+        Load(f"{n} streams", Lengths(64, 64, 0.5).planned(max(6, 2 * n), n), n)
         for n in (1, 4, 16)
     ]
     loads += [
-        Load("8 at once", Lengths(384, 48).planned(24, 8), num_clients=8),
+        Load("8 at once", Lengths(384, 48, 0.5).planned(24, 8), num_clients=8),
+        _arriving("short answers", Lengths(256, 8), 1.5 * scale, 8),
         _arriving("mixed arrivals", Lengths(384, 48, 0.5), 2.5 * scale, 24),
     ]
     return loads
@@ -211,12 +217,13 @@ def design_of(model: str, paradigm: str) -> Design:
 def calibrated(design: Design, seen: Sequence[Seen]) -> Device:
     """The nearest of some fits."""
     pairs = [(each.load, each.medians()) for each in seen]
+    names = FITTED if design.kind == "fused" else (*FITTED, *FITTED_APART)
 
     def distance(device: Device) -> float:
         return error(on(design, device), pairs)
 
     found = [
-        fitted(GUESS.model_copy(update=beginning), FITTED, distance)
+        fitted(GUESS.model_copy(update=beginning), names, distance)
         for beginning in track(BEGINNINGS, "fitting", console=console)
     ]
     return min(found, key=distance)
