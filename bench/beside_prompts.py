@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.measures import Outcome, quantile
-from bench.mixed import Mix, Seen
+from bench.measures import quantile
+from bench.mixed import Mix, Seen, add_options, mix_of
 from bench.simulation.control import Shares
 from bench.simulation.costs import Costs
 from bench.simulation.design import DECODE, Design
@@ -64,14 +64,13 @@ def seen(design: Design, mix: Mix, *, with_prompts: bool = True) -> Seen:
     prompts = mix.prompts() if with_prompts else []
     shifted = [replace(each, at=each.at + mix.settle_seconds) for each in prompts]
     outcomes = open_loop([Pool(design)], [*mix.streams(), *shifted])
-    num_tokens, _ = mix.of_prompts
-    are_prompts = [each.num_prompt_tokens == num_tokens for each in outcomes]
-
-    def those(are: bool) -> list[Outcome]:
-        both = zip(outcomes, are_prompts, strict=True)
-        return [each for each, is_prompt in both if is_prompt == are]
-
-    return Seen(mix.settle_seconds, mix.seconds, those(False), those(True))
+    arrived = {each.at for each in shifted}
+    return Seen(
+        mix.settle_seconds,
+        mix.seconds,
+        streams=[each for each in outcomes if each.sent not in arrived],
+        prompts=[each for each in outcomes if each.sent in arrived],
+    )
 
 
 def row(device: str, system: str, design: Design, mix: Mix) -> Row:
@@ -105,29 +104,17 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="llama-3-8b", help="name or config.json")
     parser.add_argument("--devices", nargs="+", default=["h200", "a100-80g"])
-    parser.add_argument("--stream-rate", type=float, default=6.0)
-    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 256])
-    parser.add_argument("--prompt-tokens", type=int, default=4096)
-    parser.add_argument("--prompt-output", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2.0, help="prompts per second")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--settle-seconds", type=float, default=3.0)
+    add_options(parser)
+    parser.set_defaults(stream_rate=6.0, rate=2.0, seconds=60.0)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 def main() -> None:
     given = parsed()
-    mix = Mix(
-        stream_rate=given.stream_rate,
-        of_streams=(given.stream_tokens[0], given.stream_tokens[1]),
-        of_prompts=(given.prompt_tokens, given.prompt_output),
-        rate=given.rate,
-        seconds=given.seconds,
-        vocab_size=1000,
-        seed="both",
-        settle_seconds=given.settle_seconds,
-    )
+    mix = mix_of(given)
+    if not mix.prompts():
+        raise SystemExit("no prompt arrives in that time: a higher --rate?")
     shape = shape_of(given.model)
     pairs = [
         (name, system, design)

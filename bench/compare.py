@@ -199,7 +199,7 @@ def measurements(
     place: tuple[int, Path],
     figures: Figures,
 ) -> Iterator[None]:
-    """Add a figure of this server after the other; what fails is told, and the end of it.
+    """Add a server's figures, one after the other. What fails is told, and ends it.
 
     The place is (port, log).
     """
@@ -310,6 +310,7 @@ def main() -> None:
         for _ in measurements(server, loads, options.repeats, place, figures):
             # Each time: who interrupts hours of this keeps what there is.
             path.write_text(as_markdown(figures, options.shape))
+        path.write_text(as_markdown(figures, options.shape))  # what failed, too
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

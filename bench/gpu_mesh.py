@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measures import quantile
-from bench.mixed import Mix, Seen, drive
+from bench.mixed import Mix, Seen, add_options, drive, mix_of
 from device.mps import NoDaemon, own_daemon
 from models import SHAPES, make
 
@@ -219,17 +219,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--stream-rate", type=float, default=8.0)
-    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 256])
-    parser.add_argument("--prompt-tokens", type=int, default=4096)
-    parser.add_argument("--prompt-output", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=4.0)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--settle-seconds", type=float, default=3.0)
+    add_options(parser)
     parser.add_argument(
         "--shares", type=int, default=60, help="of semi-split's prefill"
     )
-    parser.add_argument("--vocab-size", type=int, default=100_000)
     parser.add_argument("--options", default="", help="more of `tandem up`")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -237,16 +230,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     given = parsed()
-    mix = Mix(
-        stream_rate=given.stream_rate,
-        of_streams=(given.stream_tokens[0], given.stream_tokens[1]),
-        of_prompts=(given.prompt_tokens, given.prompt_output),
-        rate=given.rate,
-        seconds=given.seconds,
-        vocab_size=given.vocab_size,
-        seed="both",
-        settle_seconds=given.settle_seconds,
-    )
+    mix = mix_of(given)
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or Path(folder)
         if not (model / "config.json").exists():

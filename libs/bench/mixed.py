@@ -4,6 +4,7 @@ Both arrive whatever the server does: servers that keep up have the same through
 the streams see counts while prompts arrive, and not before or after.
 """
 
+import argparse
 import asyncio
 import time
 from collections.abc import Sequence
@@ -47,6 +48,32 @@ class Mix:
         planned = fixed(count + 1, *self.of_prompts, self.vocab_size, seed)
         *arriving, last = poisson(planned, self.rate or 1.0, seed)
         return [replace(one, at=one.at * self.seconds / last.at) for one in arriving]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of a mix; their defaults can be set."""
+    parser.add_argument("--stream-rate", type=float, default=8.0)
+    parser.add_argument("--stream-tokens", type=int, nargs=2, default=[256, 256])
+    parser.add_argument("--prompt-tokens", type=int, default=4096)
+    parser.add_argument("--prompt-output", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=4.0, help="prompts per second")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--settle-seconds", type=float, default=3.0)
+    parser.add_argument("--vocab-size", type=int, default=100_000)
+
+
+def mix_of(given: argparse.Namespace) -> Mix:
+    """What these options ask for."""
+    return Mix(
+        stream_rate=given.stream_rate,
+        of_streams=(given.stream_tokens[0], given.stream_tokens[1]),
+        of_prompts=(given.prompt_tokens, given.prompt_output),
+        rate=given.rate,
+        seconds=given.seconds,
+        vocab_size=given.vocab_size,
+        seed="both",
+        settle_seconds=given.settle_seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,10 @@ def program_of(count: int) -> Program:
 
 
 class Place(NamedTuple):
-    """The tokens of a step and where they belong; int64, as `engine.batch.Batch`."""
+    """The tokens of a step and where they belong; int64, as `engine.batch.Batch`.
+
+    And how many threads compute it.
+    """
 
     memory: Array  # [num_blocks, elements of a block], uint16
     block_size: int

@@ -1,7 +1,8 @@
-"""Streams beside long prompts, simulated: what the real mesh measures on a GPU.
+"""Streams beside long prompts, simulated: what bench/gpu_mesh.py measures of real meshes."""
 
-The H200's figures are those of bench/results/2026-11-27-gpu-h200.md.
-"""
+import json
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from bench.mixed import Mix
 from bench.simulation.costs import Costs
 from bench.simulation.devices import DEVICES
 from bench.simulation.shapes import SHAPES
-from beside_prompts import Row, row, seen, systems
+from beside_prompts import Row, main, row, seen, systems
 
 MIX = Mix(
     stream_rate=6,
@@ -72,3 +73,37 @@ def test_more_for_prompts_is_less_for_streams(rows: dict[str, Row]) -> None:
 
     assert most.ttft_p50 < even.ttft_p50
     assert most.itl_p99 > even.itl_p99
+
+
+def test_prompts_as_long_as_those_of_streams_are_told_from_them() -> None:
+    """
+    By when they arrived, not by what they are.
+    """
+    both = seen(H200["fused 512"], replace(MIX, of_prompts=MIX.of_streams))
+
+    assert len(both.prompts) == 20
+    assert len(both.streams) == 78
+
+
+def test_each_system_is_told_of_each_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    By the load that was asked for; one without prompts is refused.
+    """
+    argv = ["beside", "--devices", "h200", "a100-80g", "--seconds", "5"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--json"])
+    main()
+    told = json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(sys, "argv", argv)
+    main()
+    table = capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "argv", [*argv, "--rate", "0.1"])
+    with pytest.raises(SystemExit, match="no prompt arrives"):
+        main()
+
+    assert [each["device"] for each in told] == 4 * ["h200"] + 4 * ["a100-80g"]
+    assert all(each["itl_p99"] >= each["itl_p50"] > 0 for each in told)
+    assert "6 streams/s" in table

@@ -153,7 +153,7 @@ async def test_steps_that_are_long_are_waited_for(fd: int) -> None:
     ours.patience = 0.05
     with holder(fd, 2) as other:
         take(ours, 2)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         stop(other)
     await wait_until(lambda: take(ours, 2))
 
