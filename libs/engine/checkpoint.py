@@ -101,9 +101,9 @@ class Checkpoint:
         )
         if device == "cpu":
             backend = CPU if kernels else WITHOUT_KERNELS
-            prove(loaded, served, facts, geometry, backend)
+            answered = prove(loaded, served, facts, geometry, backend)
         if quantization == "int8":
-            facts = _quantize(loaded, tensors, facts)
+            facts, answered = _quantize(loaded, tensors, facts, answered)
         elif compression and (dtype, device) == ("bfloat16", "cpu") and is_ours():
             compress_weights(loaded, tensors)
         if device == "cpu":
@@ -113,8 +113,7 @@ class Checkpoint:
             bind(served, tensors)
         if device == "cpu" and dtype == "bfloat16" and kernels:
             recorder = speed_up(served)
-            expected = own_logits(loaded, facts)
-            prove_stand_ins(expected, served, facts, geometry, recorder=recorder)
+            prove_stand_ins(answered, served, facts, geometry, recorder=recorder)
         specs, weights_bytes = lay_out(tensors)
         return cls(facts, geometry, specs, weights_bytes, tensors, loaded, served)
 
@@ -142,13 +141,11 @@ class Checkpoint:
         tensors = views(memory, self.tensors)
         for model in (self._loaded, self._served):
             bind(model, tensors)
-        prove(self._loaded, self._served, self.facts, self.geometry, on_device())
+        place = self.facts, self.geometry, on_device()
+        answered = prove(self._loaded, self._served, *place)
         if self.geometry.dtype == "bfloat16":
             speed_up(self._served)
-            expected = own_logits(self._loaded, self.facts, on_device())
-            prove_stand_ins(
-                expected, self._served, self.facts, self.geometry, on_device()
-            )
+            prove_stand_ins(answered, self._served, *place)
 
 
 def _load(path: Path, dtype: DType) -> Any:
@@ -174,12 +171,17 @@ def _load(path: Path, dtype: DType) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _quantize(loaded: Any, tensors: dict[str, Tensor], facts: ModelFacts) -> ModelFacts:
-    """Put int8 among the tensors; `loaded` has what they stand for, facts by how much."""
-    before = own_logits(loaded, facts)
+def _quantize(
+    loaded: Any, tensors: dict[str, Tensor], facts: ModelFacts, before: Tensor
+) -> tuple[ModelFacts, Tensor]:
+    """Put int8 among the tensors; `loaded` has what they stand for, facts by how much.
+
+    The other answer is the model's, which was `before`.
+    """
     tensors.update(quantize_weights(loaded))
-    error = float((own_logits(loaded, facts) - before).norm() / before.norm())
-    return facts.changed(quantization_error=error)
+    after = own_logits(loaded, facts)
+    error = float((after - before).norm() / before.norm())
+    return facts.changed(quantization_error=error), after
 
 
 def lay_out(tensors: dict[str, Tensor]) -> tuple[tuple[TensorSpec, ...], int]:

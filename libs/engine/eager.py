@@ -4,9 +4,13 @@ Weights that lie in another form than bfloat16 are expanded for each product, an
 is kept: its memory is the same as that of the engine that follows it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from engine.bfloat16_linear import quick_linear
+from engine.blocks import KVBlocks
 from engine.forward import ByModules, Forward
+from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
 from engine.modules import speed_up
 from engine.proof import WITHOUT_KERNELS, paged_logits, prove_stand_ins
@@ -57,3 +61,7 @@ class EagerEngine(TransformerEngine):
     def alone(self) -> None:
         """Take all cores from the next step on: nobody compiles."""
         self._threads = Threads(self._all_threads)
+
+    def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
+        with quick_linear():
+            return super()._step(chunks, blocks)

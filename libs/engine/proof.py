@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.attention import PagedAttention, ScoreRule
 from engine.batch import Batch, pack
+from engine.bfloat16_linear import quick_linear
 from engine.blocks import KVBlocks
 from engine.configuration import layer_types
 from engine.cpu import CpuAttention
@@ -100,8 +101,8 @@ def prove(
     facts: ModelFacts,
     geometry: KVGeometry,
     backend: Backend = CPU,
-) -> None:
-    """Nothing, once `served` has answered as `loaded` does.
+) -> Tensor:
+    """What `loaded` answers (`own_logits`), once `served` has answered the same.
 
     `loaded` is the model as transformers runs it, `served` the same weights with our
     attention. Raises UnsupportedModel with the reason.
@@ -118,6 +119,7 @@ def prove(
         raise UnsupportedModel(
             f"over paged memory its logits differ by {difference:.2g} of their norm"
         )
+    return expected
 
 
 def prove_stand_ins(
@@ -218,7 +220,7 @@ def _versions(model: Any) -> dict[str, int]:
 
 
 def _whole(loaded: Any, sequences: Sequence[list[int]], device: torch.device) -> Tensor:
-    with torch.inference_mode():
+    with torch.inference_mode(), quick_linear():
         logits = [
             loaded(
                 input_ids=torch.tensor([sequence], device=device), use_cache=False
@@ -251,7 +253,8 @@ def _paged(
         ]
         batch = pack(chunks, geometry.block_size)
         everything = torch.arange(sum(piece))
-        steps.append(forward(batch, attention_of(batch), everything))
+        with quick_linear():
+            steps.append(forward(batch, attention_of(batch), everything))
         rows.append(batch.positions + np.repeat([0, lengths[0]], piece))
     return torch.cat(steps)[np.argsort(np.concatenate(rows))].float()
 
