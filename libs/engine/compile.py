@@ -2,51 +2,79 @@
 
     python -m engine.compile [--behind]
 
-`--behind` others, who compute meanwhile: it takes the cores that they leave. One process
-at a time does: others wait for it, and find that there is nothing to do.
+On all cores; `--behind` others, who compute meanwhile, on one, and only while they leave
+it. One of these at a time: others wait for it, and find that there is nothing to do.
 """
 
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from engine.compiled import MACHINE_CODE, are_compiled, marker
 from engine.compression import GROUP, compress, decompress
-from engine.kernel import LayerBlocks, Rule, StepIndex, paged_attention
-from engine.program import NOWHERE, program_of, run, with_claims
+from engine.operations import FAMILIES, Kind, machine_code
+from engine.place import NOWHERE
+from engine.program import program_of, run, with_claims
 
 LAST_IN_LINE = 19
 
 
 def main(options: Sequence[str]) -> None:
     """Exit code 1 and one line where machine code cannot be kept."""
+    num_processes = len(os.sched_getaffinity(0))
     if "--behind" in options:
         _step_back()
+        num_processes = 1
     try:
         with _alone():
             if not are_compiled():
-                compile_kernels()
+                compile_kernels(num_processes)
                 marker().touch()
     except OSError as error:
         print(f"machine code cannot be kept: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def compile_kernels() -> None:
-    """One call of each kernel, with arguments of the kinds that the engine has."""
+def compile_kernels(num_processes: int) -> None:
+    """All of them, for arguments of the kinds that the engine has."""
+    if num_processes == 1:
+        for kernel in range(len(_KERNELS)):
+            _compile(kernel)
+        return
+    with ProcessPoolExecutor(num_processes, get_context("fork")) as pool:
+        list(pool.map(_compile, range(len(_KERNELS))))
+
+
+def _compile(kernel: int) -> None:
+    _KERNELS[kernel]()
+
+
+def _compile_compression() -> None:
     rows = compress(torch.zeros((1, GROUP), dtype=torch.bfloat16))
     assert rows is not None, "zeros are smaller"
     decompress(rows, GROUP)
-    for stored in (np.float32, np.uint16):
-        _attend(stored)
-    run(with_claims(program_of(1), 1, 1), NOWHERE)
+
+
+def _compile_run() -> None:
+    nothing = program_of(1, families=np.zeros(len(Kind), np.int64))
+    run(with_claims(nothing, 1, 1), NOWHERE)
+
+
+# The longest come first.
+_KERNELS: list[Callable[[], object]] = [
+    *(partial(machine_code, family) for family in reversed(FAMILIES)),
+    _compile_run,
+    _compile_compression,
+]
 
 
 def _step_back() -> None:
@@ -64,16 +92,6 @@ def _alone() -> Iterator[None]:
     with (MACHINE_CODE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _attend(stored: Any) -> None:
-    """One token with two heads of two dims, in a block of two tokens."""
-    new = np.zeros((1, 2, 2), stored)
-    one, table = np.zeros(1, np.int64), np.zeros((1, 1), np.int64)
-    tiles = np.array([[0, 0, 1, 0]], np.int64)
-    layer = LayerBlocks(np.zeros((1, 16), stored), 2, 0, 8)
-    index = StepIndex(one, table, tiles)
-    paged_attention((new, new, new), new.copy(), layer, index, Rule(1.0, 0, 0.0))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How this package's kernels are compiled by numba, and where their machine code is kept."""
 
+import fcntl
 import hashlib
 import os
 import sys
@@ -62,8 +63,29 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             kernel = njit(cache=True, **options)(function)
+            save_alone(kernel._cache._cache_file)
         except RuntimeError:  # no writable folder anywhere: compile in each process
             kernel = njit(**options)(function)
         return kernel  # type: ignore[no-any-return]
 
     return decorate
+
+
+# What is passed on, an array for instance, may take longer than what is done with it.
+inlined = compiled(forceinline=True)
+
+
+def save_alone(file: Any) -> None:
+    """Let one process at a time add to what is kept of a function.
+
+    numba looks up which names are taken, and writes under the next one, without a lock: two
+    that compile a function for other types would take the same.
+    """
+    save = file.save
+
+    def locked(key: Any, data: Any) -> None:
+        with (MACHINE_CODE / "saving").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            save(key, data)
+
+    file.save = locked

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
+import torch
+from numba import get_num_threads
 from torch import Tensor
 
-from engine.attention import ScoreRule, bits
+from engine.attention import ScoreRule
 from engine.batch import Batch
 from engine.blocks import KVBlocks
-from engine.kernel import LayerBlocks, Rule, StepIndex, paged_attention
-from engine.program import Kind
-from engine.recorder import Native, Recorder
+from engine.operations import Kind, Unit
+from engine.place import place_of
+from engine.program import program_of
+from engine.recorder import Native, Recorder, compute
 
 
 class CpuAttention:
@@ -27,57 +30,50 @@ class CpuAttention:
         self._recorder = recorder
         self._narrow = narrow
         self._batch = batch
-        self._index = StepIndex(batch.slot_mapping, batch.block_tables, batch.tiles)
+        self._place = place_of(batch, blocks, get_num_threads())
+        self._program = program_of(2)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
     ) -> Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        blocks = self._blocks
-        is_last = layer == len(blocks.k_offsets) - 1
-        narrow, index = self._narrow if is_last else None, self._index
+        is_last = layer == len(self._blocks.k_offsets) - 1
+        narrow = self._narrow if is_last else None
         output = query.new_empty((*query.shape[:2], value.shape[-1]))
+        if narrow is not None and self._recorder is None:
+            output.zero_()
+        unit, num_rows = Unit.TOKENS, len(query)
         if narrow is not None:
-            index = index._replace(tiles=self._batch.sampled_tiles)
-            if self._recorder is None:
-                output.zero_()
-        paged_attention(
-            (bits(query), bits(key), bits(value)),
-            bits(output),
-            LayerBlocks(
-                blocks.memory,
-                blocks.block_size,
-                blocks.k_offsets[layer],
-                blocks.v_offsets[layer],
-            ),
-            index,
-            Rule(rule.scaling, rule.window, rule.softcap),
-        )
+            unit, num_rows = Unit.SAMPLED, len(self._batch.last_rows)
+        tensors = query, key, value, output
+        operations = self._operations(layer, tensors, (rule, num_rows))
+        compute(operations, self._program, self._place, unit)
         if self._recorder is not None:
-            tensors = query, key, value, output
-            num_rows = len(query) if narrow is None else len(self._batch.last_rows)
-            self._note(self._recorder, layer, tensors, (rule, num_rows))
+            for operation in operations:
+                self._recorder.note(operation)
         if narrow is not None:
             narrow()
         return output
 
-    def _note(
+    def _operations(
         self,
-        recorder: Recorder,
         layer: int,
         tensors: tuple[Tensor, Tensor, Tensor, Tensor],
         what: tuple[ScoreRule, int],
-    ) -> None:
-        """Take down a layer, and that so many rows attend."""
+    ) -> tuple[Native, Native]:
+        """A layer's keys and values are stored, then so many rows attend."""
         rule, num_rows = what
         query, key, value, output = tensors
         tokens, heads, k_dim = query.shape
         kv_heads, v_dim = value.shape[1:]
         offsets = self._blocks.k_offsets[layer], self._blocks.v_offsets[layer]
+        is_wide = query.dtype == torch.float32
+        store = Kind.STORE_FLOAT32 if is_wide else Kind.STORE
+        attend = Kind.ATTEND_FLOAT32 if is_wide else Kind.ATTEND
         stored = kv_heads, k_dim, v_dim, *offsets
-        recorder.note(Native(Kind.STORE, tokens, (key, value), stored))
         attended = heads, k_dim, v_dim, *offsets, kv_heads, rule.window
         constants = rule.scaling, rule.softcap
-        recorder.note(
-            Native(Kind.ATTEND, num_rows, (query, output), attended, constants)
+        return (
+            Native(store, tokens, (key, value), stored),
+            Native(attend, num_rows, (query, output), attended, constants),
         )

@@ -6,7 +6,8 @@ each block is widened for some of the rows and then for the others.
 While these products pass, memory is asked for what comes next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ COLUMNS = FOUR * LANES  # of values
 # Blocks of keys, or vectors of values, that pass at once: sums of so many for four rows are
 # half of the registers, of 32 or of 16 half as wide.
 ACROSS = FOUR if HAS_WIDE_REGISTERS else 1
-PASSES = [range(first, first + ACROSS) for first in range(0, FOUR, ACROSS)]
 
 
 class Starts(NamedTuple):
@@ -50,19 +50,22 @@ def score_four(
         emit, parts, starts, (rows, depth) = _taken(
             context, builder, signature, arguments
         )
-        (out, left, keys), (starts, following) = parts, starts
+        out, left, keys = parts
+        starts, following = (_listed(builder, each) for each in starts)
 
         def score(row: Any, count: int) -> None:
-            for blocks in PASSES:
+            with _passes(builder) as first:
+                blocks = [builder.add(first, INT(i)) for i in range(ACROSS)]
+                nows = [_at(builder, starts, block) for block in blocks]
+                laters = [_at(builder, following, block) for block in blocks]
                 sums = _Sums(emit, builder, count)
                 with cgutils.for_range(builder, depth) as loop:
                     across = []
-                    for block in blocks:
-                        emit.prefetch(emit.at(keys, loop.index, following[block]))
-                        place = emit.at(keys, loop.index, starts[block])
-                        across.append(_load(emit, place, keys))
+                    for now, later in zip(nows, laters, strict=True):
+                        emit.prefetch(emit.at(keys, loop.index, later))
+                        across.append(_load(emit, emit.at(keys, loop.index, now), keys))
                     sums.add(left, row, loop.index, across)
-                sums.put((out, row, blocks))
+                sums.put((out, row, first))
 
         _by_fours(builder, rows, score)
         return context.get_dummy_value()
@@ -86,21 +89,25 @@ def answer_four(
         (out, left, values), (starts, following) = parts, starts
 
         def answer(row: Any, count: int) -> None:
-            for vectors in PASSES:
-                where = out, row, vectors
+            with _passes(builder) as first:
+                where = out, row, first
                 sums = _Sums(emit, builder, count, where)
+                columns = [
+                    builder.mul(builder.add(first, INT(i)), INT(LANES))
+                    for i in range(ACROSS)
+                ]
                 with cgutils.for_range(builder, depth) as loop:
                     line = builder.mul(loop.index, INT(COLUMNS))
                     for block, (start, later) in enumerate(
                         zip(starts, following, strict=True)
                     ):
                         across = []
-                        for vector in vectors:
-                            column = INT(vector * LANES)
+                        for column in columns:
                             ahead = builder.add(builder.add(later, line), column)
                             emit.prefetch(emit.at(values, INT(0), ahead))
-                            column = builder.add(start, column)
-                            place = emit.at(values, loop.index, column)
+                            place = emit.at(
+                                values, loop.index, builder.add(start, column)
+                            )
                             across.append(_load(emit, place, values))
                         at = builder.add(loop.index, builder.mul(depth, INT(block)))
                         sums.add(left, row, at, across)
@@ -116,7 +123,7 @@ class _Sums:
     """Of some rows and the vectors of columns of one pass, in registers."""
 
     def __init__(self, emit: Emitter, builder: Any, rows: int, of: Any = None) -> None:
-        """From zero, or from what lies at (part, first row, vectors)."""
+        """From zero, or from what lies at (part, first row, first vector)."""
         self._emit, self._builder, self._rows = emit, builder, rows
         cells = list(product(range(rows), range(ACROSS)))
         self._sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
@@ -134,17 +141,39 @@ class _Sums:
                 added = self._emit.add_products(factor, right, total)
                 self._builder.store(added, self._sums[row, vector])
 
-    def put(self, where: tuple[Any, Any, range]) -> None:
+    def put(self, where: tuple[Any, Any, Any]) -> None:
         for total, place in self._places(*where):
             self._emit.store(self._builder.load(total), place, None)
 
-    def _places(self, out: Any, first: Any, vectors: range) -> list[tuple[Any, Any]]:
+    def _places(self, out: Any, row: Any, vector: Any) -> list[tuple[Any, Any]]:
         """Each sum, and where it belongs."""
-        at, add = self._emit.at, self._builder.add
+        at, add, mul = self._emit.at, self._builder.add, self._builder.mul
         return [
-            (total, at(out, add(first, INT(row)), INT(vectors[vector] * LANES)))
-            for (row, vector), total in self._sums.items()
+            (total, at(out, add(row, INT(i)), mul(add(vector, INT(j)), INT(LANES))))
+            for (i, j), total in self._sums.items()
         ]
+
+
+@contextmanager
+def _passes(builder: Any) -> Iterator[Any]:
+    """What stands inside, for the first of each ACROSS of four."""
+    if ACROSS == FOUR:
+        yield INT(0)
+        return
+    with cgutils.for_range(builder, INT(FOUR // ACROSS)) as loop:
+        yield builder.mul(loop.index, INT(ACROSS))
+
+
+def _listed(builder: Any, values: list[Any]) -> Any:
+    """Numbers in memory, to be taken by another number."""
+    space = cgutils.alloca_once(builder, ir.IntType(64), size=len(values))
+    for i, value in enumerate(values):
+        builder.store(value, builder.gep(space, [INT(i)]))
+    return space
+
+
+def _at(builder: Any, numbers: Any, index: Any) -> Any:
+    return builder.load(builder.gep(numbers, [index]))
 
 
 def _by_fours(builder: Any, rows: Any, do: Callable[[Any, int], None]) -> None:

@@ -8,13 +8,12 @@ Everything is accumulated in float32. Knows arrays only; bfloat16 comes as uint1
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from engine.compiled import compiled
 from engine.emitter import LANES
 from engine.four import COLUMNS, FOUR, Starts, answer_four, score_four
 from engine.softmax import Running, Sight, finish, seen_by, weigh
-from engine.task import Task, alone, claims
+from engine.task import Task, claims
 from engine.vectors import (
     EVERYTHING,
     FIRST,
@@ -42,14 +41,6 @@ class LayerBlocks(NamedTuple):
     block_size: int
     k_offset: int  # elements from a block's start
     v_offset: int
-
-
-class StepIndex(NamedTuple):
-    """Where a step's tokens belong; int64, as `engine.batch.Batch` describes them."""
-
-    slot_mapping: Array
-    block_tables: Array
-    tiles: Array
 
 
 class Rule(NamedTuple):
@@ -86,42 +77,6 @@ class Following(NamedTuple):
     blocks: Array  # the next run
     head: Head  # the task's first one
     num_heads: int
-
-
-@compiled(parallel=True)
-def paged_attention(
-    new: tuple[Array, Array, Array],
-    output: Array,
-    layer: LayerBlocks,
-    step: StepIndex,
-    rule: Rule,
-) -> None:
-    """Store this step's K and V of one layer, then attend through the block tables.
-
-    new is (query [num_tokens, num_heads, k_head_dim], key [num_tokens, num_kv_heads,
-    k_head_dim], value [.., .., v_head_dim]), output [num_tokens, num_heads,
-    v_head_dim]; all contiguous and of the dtype of the blocks' memory. Every KV head
-    of every tile is a task of its own.
-    """
-    query, key, value = new
-    for head in prange(key.shape[1]):
-        # By heads: tokens of one pair share its memory.
-        store(key, value, layer, step.slot_mapping, head)
-    num_tiles = step.tiles.shape[0]
-    for task in prange(num_tiles * key.shape[1]):
-        # Head by head, so that threads divide heads first and tiles of one head last.
-        kv_head, tile = divmod(np.int64(task), num_tiles)
-        table, start, count, position = step.tiles[tile]
-        group = query.shape[1] // key.shape[1]
-        heads = slice(kv_head * group, (kv_head + 1) * group)
-        attend_tile(
-            query[start : start + count, heads],
-            output[start : start + count, heads],
-            (layer, step.block_tables[table], (kv_head, 1)),
-            position,
-            rule,
-            alone(task),
-        )
 
 
 @compiled()

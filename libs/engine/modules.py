@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as linear_of_many
 
 from engine.elementwise import GELU_TANH, SILU
+from engine.operations import Kind
 from engine.packing import packed, packs
-from engine.program import Kind
 from engine.recorder import Recorder
 from engine.rotary import replace_rotary
 from engine.stand_ins import is_bfloat16, replace

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from engine.emitter import has, multiplies_pairs
+from engine.operations import Kind
 from engine.panels import PANEL, num_panels
-from engine.program import Kind
 from engine.recorder import Recorder
 from engine.widened import WIDENS
 

@@ -1,8 +1,9 @@
 """What a step computes, operation by operation, written down while it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from numba import get_num_threads
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.program import NOWHERE, Kind, program_of, run
+from engine.operations import Kind, Unit
+from engine.place import NOWHERE, Place
+from engine.program import Program, program_of, run
 
 
 class Unrecordable(Exception):
@@ -98,8 +101,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self._operations: list[Operation] | None = None
-        self._program = program_of(1)
         self._wanted: tuple[int, Tensor] | None = None
+
+    @cached_property
+    def _program(self) -> Program:
+        return program_of(1)  # which loads the kernels
 
     @contextmanager
     def recording(self) -> Iterator[list[Operation]]:
@@ -152,25 +158,39 @@ class Recorder:
         sizes: tuple[int, ...],
         constants: tuple[float, ...] = (),
     ) -> None:
-        """One operation of ours, at once, on all threads that this thread may use.
-
-        Operands are contiguous and in the order of the kind's addresses.
-        """
-        program = self._program
+        """One operation of ours, at once, on all threads that this thread may use."""
+        operation = Native(kind, rows, operands, sizes, constants)
         place = NOWHERE._replace(num_threads=get_num_threads())
-        addresses = [operand.data_ptr() for operand in operands]
-        program.kinds[0], program.rows[0] = kind, rows
-        program.numbers[0, : len(addresses) + len(sizes)] = *addresses, *sizes
-        program.constants[0, : len(constants)] = constants
         if self._wanted is not None:
             place = place._replace(last_rows=self._wanted[1].numpy())
-        run(program, place)
-        self.note(Native(kind, rows, operands, sizes, constants))
+        compute([operation], self._program, place)
+        self.note(operation)
 
     def note(self, operation: Native) -> None:
         """An operation of ours was done; forgotten where nobody records."""
         if self._operations is not None:
             self._operations.append(operation)
+
+
+def compute(
+    operations: Sequence[Native],
+    program: Program,
+    place: Place,
+    unit: Unit = Unit.ONE,
+) -> None:
+    """Do these, one after the other, at once; `program` has room for as many.
+
+    Operands are contiguous and in the order of the kind's addresses. Of what attends the
+    unit says which tiles do.
+    """
+    program.units[:] = unit
+    for i, operation in enumerate(operations):
+        addresses = [operand.data_ptr() for operand in operation.operands]
+        numbers = *addresses, *operation.sizes
+        program.kinds[i], program.rows[i] = operation.kind, operation.rows
+        program.numbers[i, : len(numbers)] = numbers
+        program.constants[i, : len(operation.constants)] = operation.constants
+    run(program, place)
 
 
 class _Listener(TorchDispatchMode):

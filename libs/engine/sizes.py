@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from engine.program import Unit
+from engine.operations import Unit
 
 
 class Sizes(NamedTuple):

@@ -22,16 +22,9 @@ from engine.blocks import KVBlocks
 from engine.cpu import CpuAttention
 from engine.forward import Forward
 from engine.interface import Chunk
-from engine.program import (
-    Index,
-    Kind,
-    Place,
-    Program,
-    Unit,
-    program_of,
-    run,
-    with_claims,
-)
+from engine.operations import Index, Kind, Unit
+from engine.place import Place, place_of
+from engine.program import Program, program_of, run, with_claims
 from engine.recorder import (
     Eager,
     Native,
@@ -135,17 +128,7 @@ class Tape:
         token_ids = batch.token_ids.tolist()
         if min(token_ids) < 0 or max(token_ids) >= self._num_embeddings:
             raise IndexError("a token id is out of the embedding's range")
-        place = Place(
-            blocks.memory,
-            blocks.block_size,
-            batch.token_ids,
-            batch.slot_mapping,
-            batch.block_tables,
-            batch.tiles,
-            batch.sampled_tiles,
-            batch.last_rows,
-            threads,
-        )
+        place = place_of(batch, blocks, threads)
         sizes = Sizes(len(batch.token_ids), len(batch.last_rows))
         if self._arena.makes_room(sizes):
             self._bound.clear()

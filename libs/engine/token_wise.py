@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from engine.program import Index, Kind
+from engine.operations import Index, Kind
 from engine.recorder import Recorder
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.compression import CompressedLinear
-from engine.program import Kind
+from engine.operations import Kind
 from engine.quantization import QuantizedLinear
 from engine.recorder import Recorder
 

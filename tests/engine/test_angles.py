@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.angles import Angles
-from engine.program import Kind
+from engine.operations import Kind
 from engine.recorder import Native, Operation, Recorder
 from engine.sizes import Sizes
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.arena import Arena
-from engine.program import Kind, Unit
+from engine.operations import Kind, Unit
 from engine.recorder import Eager, Native, Unrecordable
 from engine.sizes import Sizes
 

@@ -18,8 +18,8 @@ from engine.compression import (
 )
 from engine.elementwise import GELU_TANH, SILU
 from engine.interface import Chunk
+from engine.operations import Kind
 from engine.packing import is_ours, packed
-from engine.program import Kind
 from engine.recorder import Recorder
 from protocol.sampling import SamplingParams
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
-from engine.program import Kind
+from engine.operations import Kind
 from engine.recorder import Recorder
 
 # Inputs around the length of a vector, outputs around a task's tile.

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
+from engine.operations import Kind
 from engine.packing import is_ours, packed, packs
 from engine.panels import PANEL
-from engine.program import Kind
 from engine.recorder import Recorder
 
 # Inputs around what is packed and asked for at once, outputs around a task's slice.

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from engine.elementwise import GELU_TANH, SILU
-from engine.program import Kind
+from engine.operations import Kind
 from engine.recorder import Recorder
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from engine.batch import pack
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
-from engine.program import Kind, Program
+from engine.operations import Kind
+from engine.program import Program
 from engine.recorder import Eager, Native, Operation, Recorder, Unrecordable
 from engine.tapes import _Kind
 from engine.transformer import TransformerEngine

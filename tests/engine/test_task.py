@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from engine.matmul import linear_tile
-from engine.program import (
-    NOWHERE,
-    Kind,
-    Program,
-    Unit,
-    program_of,
-    run,
-    with_claims,
-)
+from engine.operations import Kind, Unit
+from engine.place import NOWHERE
+from engine.program import Program, program_of, run, with_claims
 from engine.task import Task, alone
 
 

@@ -105,7 +105,8 @@ def test_torch_and_numba_have_one_pool() -> None:
 from engine.openmp import share_pool
 share_pool()
 import re, torch
-from engine.program import NOWHERE, program_of, run
+from engine.place import NOWHERE
+from engine.program import program_of, run
 run(program_of(1), NOWHERE._replace(num_threads=2))
 torch.ones(1 << 20).sum()
 maps = open("/proc/self/maps").read()

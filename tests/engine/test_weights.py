@@ -14,8 +14,8 @@ from engine.configuration import read_configuration
 from engine.cpu import CpuAttention
 from engine.interface import Chunk
 from engine.modules import GatedMLP, Linear, speed_up
+from engine.operations import Kind
 from engine.packing import is_ours
-from engine.program import Kind
 from engine.quantization import QuantizedLinear, expect_quantized, quantize
 from engine.recorder import Native, Recorder
 from engine.skeleton import bind, skeleton, views
