@@ -5,6 +5,7 @@ is kept: its memory is the same as that of the engine that follows it.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from engine.bfloat16_linear import quick_linear
@@ -12,7 +13,7 @@ from engine.blocks import KVBlocks
 from engine.forward import ByModules, Forward
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
-from engine.modules import speed_up
+from engine.modules import FEW_ROWS, speed_up
 from engine.proof import WITHOUT_KERNELS, paged_logits, prove_stand_ins
 from engine.reference import ReferenceAttention
 from engine.threads import Threads
@@ -63,5 +64,8 @@ class EagerEngine(TransformerEngine):
         self._threads = Threads(self._all_threads)
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
-        with quick_linear():
+        num_rows = sum(len(chunk.token_ids) for chunk in chunks)
+        # Of few rows a step takes half as long again where every call of torch is heard.
+        gains = self._geometry.dtype == "bfloat16" and num_rows > FEW_ROWS
+        with quick_linear() if gains else nullcontext():
             return super()._step(chunks, blocks)

@@ -33,7 +33,7 @@ from engine.panels import gated_slice, linear_slice, num_panels, num_slices, pac
 from engine.place import Place, place_at
 from engine.rows import add_row, copy_row, gate_rows, normalize_row, rotate_token
 from engine.task import Task
-from engine.vectors import pointer_to
+from engine.vectors import pointer_like, pointer_to
 
 Array = Any
 NUM_NUMBERS, NUM_CONSTANTS = 10, 2
@@ -279,11 +279,11 @@ def _attention(address: int, like: Any) -> int:
     part, n, task = _operation(address)
     place = place_at(part.place)
     tokens = len(place.slot_mapping)
-    first = carray(_elements_at(n[0], like), (tokens, n[2], n[3]))
-    second = carray(_elements_at(n[1], like), (tokens, n[2], n[4]))
+    first = carray(pointer_like(n[0], like), (tokens, n[2], n[3]))
+    second = carray(pointer_like(n[1], like), (tokens, n[2], n[4]))
     halves = place.memory  # of float32; or bfloat16
     shape = len(halves), halves.shape[1] * halves.itemsize // first.itemsize
-    memory = carray(_elements_at(halves.ctypes.data, like), shape)
+    memory = carray(pointer_like(halves.ctypes.data, like), shape)
     layer = LayerBlocks(memory, place.block_size, n[5], n[6])
     if part.kind in (_STORE, _STORE_FLOAT32):
         # Of all tokens, as those of one pair share its memory.
@@ -305,17 +305,6 @@ def _attention(address: int, like: Any) -> int:
         task,
     )
     return int(is_mine)
-
-
-@intrinsic
-def _elements_at(typing: Any, address: Any, like: Any) -> Any:
-    """Where such elements lie."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = context.get_value_type(signature.return_type)
-        return builder.inttoptr(arguments[0], pointer)
-
-    return types.CPointer(like)(address, like), generate
 
 
 FAMILIES = {

@@ -43,15 +43,22 @@ class Part(NamedTuple):
 def pointer_to(element: Any) -> Any:
     """A function from an address to a pointer to such elements."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = context.get_value_type(signature.return_type)
-        return builder.inttoptr(arguments[0], pointer)
-
     @intrinsic
     def call(typing: Any, address: Any) -> Any:
-        return types.CPointer(element)(types.int64), generate
+        return types.CPointer(element)(types.int64), _pointer
 
     return call
+
+
+@intrinsic
+def pointer_like(typing: Any, address: Any, element: Any) -> Any:
+    """To elements like this one."""
+    return types.CPointer(element)(types.int64, element), _pointer
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    kind = context.get_value_type(signature.return_type)
+    return builder.inttoptr(arguments[0], kind)
 
 
 def _product(rows: int, vectors: int, *, masked: bool = False) -> Any:

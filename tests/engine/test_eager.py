@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine import eager
 from engine.batch import pack
 from engine.eager import EagerEngine
 from engine.errors import UnsupportedModel
@@ -99,6 +101,36 @@ def test_in_bfloat16_both_answer_alike(
     assert (found - expected).norm() < 0.02 * expected.norm()
     assert first.without_tapes == "kernels are being compiled"
     assert second.without_tapes == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_tokens", "is_wanted"),
+    [("bfloat16", 33, True), ("bfloat16", 3, False), ("float32", 33, False)],
+)
+def test_only_where_it_gains_does_it_compute_products_otherwise(
+    dtype: str,
+    num_tokens: int,
+    is_wanted: bool,
+    family: Fixture,
+    memory_of: Fixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Products of bfloat16 by float32 gain with many rows. Who listens for them hears of every
+    call of torch, which costs a step of few rows half of its time again.
+    """
+    entered = []
+
+    def listening() -> AbstractContextManager[None]:
+        entered.append(num_tokens)
+        return nullcontext()
+
+    engine = memory_of(family("llama"), dtype).eager_engine()
+    monkeypatch.setattr(eager, "quick_linear", listening)
+
+    engine.step([Chunk([5] * num_tokens, 0, [0, 1, 2], GREEDY, 0)])
+
+    assert bool(entered) == is_wanted
 
 
 @pytest.mark.skipif(not is_ours(), reason="no weight is compressed")
