@@ -46,6 +46,12 @@ Rates = Annotated[
     ),
 ]
 Seconds = Annotated[float, Option(min=1, help="Of arrivals at each rate.")]
+WarmUpSeconds = Annotated[
+    float, Option(min=0, help="Of arrivals before them, which do not count.")
+]
+Rounds = Annotated[
+    int, Option(min=1, help="At each rate: the systems are asked in turn so often.")
+]
 Blocks = Annotated[
     int,
     Option("--kv-blocks", min=2, help="Of each system; disaggregated: half per pool."),
@@ -99,7 +105,7 @@ ScalePlot = Annotated[
 Out = Annotated[
     Path,
     Option(
-        help="Beginning of the names of the results, a .json and a .png. Systems that "
+        help="Beginning of the names of the results, a .json and a .png. Points that "
         "they have already, with these settings, are not measured again."
     ),
 ]
@@ -135,6 +141,8 @@ def paradigms(
     max_total: of.MaxTotal = 2048,
     rates: Rates = "",
     seconds: Seconds = 30.0,
+    warm_up_seconds: WarmUpSeconds = 5.0,
+    rounds: Rounds = 1,
     seed: of.BenchSeed = 0,
     ttft_slo: TTFTLimit = 0.0,
     tpot_slo: TPOTLimit = 0.0,
@@ -145,8 +153,9 @@ def paradigms(
 ) -> None:
     """Fused, disaggregated and semi serving under the same arrivals, at rising rates.
 
-    Each system is a mesh on this machine, started and stopped one after the other. Shown
-    is the highest rate at which 90 % of the requests met both SLOs.
+    Each system is a mesh on this machine. They take turns, rate by rate, each started for
+    its turn and stopped, so that they compare also where the machine's speed drifts.
+    Shown is the highest rate at which 90 % of the requests met both SLOs.
     """
     from bench.experiments.findings import Setting
     from bench.experiments.loads import Drawn, Recorded
@@ -164,6 +173,8 @@ def paradigms(
                 load=trace.name if trace else load.value,
                 length_scale=length_scale,
                 seconds=seconds,
+                warm_up_seconds=warm_up_seconds,
+                rounds=rounds,
                 seed=seed,
                 kv_blocks=kv_blocks,
                 ttft_slo=ttft_slo / 1000 or None,

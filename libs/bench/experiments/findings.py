@@ -1,6 +1,7 @@
 """What an experiment found: for programs as JSON, for people as a table."""
 
 from collections.abc import Callable
+from statistics import median
 
 from pydantic import BaseModel
 from rich.table import Table
@@ -21,6 +22,9 @@ class Point(BaseModel, frozen=True):
     decisions: tuple[Decision, ...] = ()
 
 
+Value = Callable[[Point], float | None]
+
+
 class Measured(BaseModel, frozen=True):
     """A system, and its points in the order in which they were measured."""
 
@@ -30,13 +34,28 @@ class Measured(BaseModel, frozen=True):
     points: tuple[Point, ...]
 
     @property
+    def rates(self) -> list[float]:
+        """Those it was asked at, rising."""
+        return sorted({each.rate for each in self.points})
+
+    @property
     def highest(self) -> float | None:
         """The highest rate at which enough requests met their SLOs."""
-        held = [each.rate for each in self.points if each.attainment >= WANTED]
+        held = [rate for rate in self.rates if self.attainment(rate) >= WANTED]
         return max(held, default=None)
 
-    def at(self, rate: float | None) -> Point | None:
-        return next((each for each in self.points if each.rate == rate), None)
+    def at(self, rate: float | None) -> list[Point]:
+        """One of each round."""
+        return [each for each in self.points if each.rate == rate]
+
+    def attainment(self, rate: float) -> float:
+        """Of a rate that it was asked at."""
+        return median(each.attainment for each in self.at(rate))
+
+    def figure(self, rate: float | None, value: Value) -> float | None:
+        """The median of rounds; None if there was nothing to see in any."""
+        known = [v for each in self.at(rate) if (v := value(each)) is not None]
+        return median(known) if known else None
 
 
 class Setting(BaseModel, frozen=True):
@@ -52,6 +71,8 @@ class Setting(BaseModel, frozen=True):
     ttft_slo: float | None  # seconds; None: by the first system's unloaded latencies
     tpot_slo: float | None
     rates: tuple[float, ...]  # empty: searched
+    rounds: int = 1  # points of each system at each rate
+    warm_up_seconds: float = 0.0  # of arrivals before those that count
 
     @property
     def slo(self) -> SLO:
@@ -81,15 +102,32 @@ class Findings(BaseModel, frozen=True):
     def of(self, name: str) -> Measured | None:
         return next((each for each in self.systems if each.name == name), None)
 
+    def with_point(self, name: str, point: Point) -> "Findings":
+        """One more of a system that there is."""
+        system = self.of(name)
+        assert system
+        points = (*system.points, point)
+        return self.also(system.model_copy(update={"points": points}))
+
     def also(self, system: Measured) -> "Findings":
-        return self.model_copy(update={"systems": (*self.systems, system)})
+        """In the place of what there was of it."""
+        names = [each.name for each in self.systems]
+        if system.name not in names:
+            return self.model_copy(update={"systems": (*self.systems, system)})
+        systems = [
+            system if each.name == system.name else each for each in self.systems
+        ]
+        return self.model_copy(update={"systems": tuple(systems)})
 
     @property
     def title(self) -> str:
+        asked, rounds = self.setting, self.setting.rounds
+        times = f"{asked.seconds:g} s of arrivals"
+        if rounds > 1:
+            times += f", {rounds} times in turn"
         return (
-            f"{self.setting.model}, {self.setting.load}, {self.setting.seconds:g} s of "
-            f"arrivals; SLOs: TTFT {1000 * self.ttft_slo:.0f} ms, TPOT "
-            f"{1000 * self.tpot_slo:.0f} ms"
+            f"{asked.model}, {asked.load}, {times}; SLOs: TTFT "
+            f"{1000 * self.ttft_slo:.0f} ms, TPOT {1000 * self.tpot_slo:.0f} ms"
         )
 
 
@@ -105,14 +143,13 @@ def as_table(findings: Findings) -> Table:
         rate / first.highest if rate and first.highest else None for rate in highest
     ]
     table.add_row(f"by {first.name}", *(_shown(ratio, ".2f") for ratio in ratios))
-    points = [system.at(at) for system in findings.systems]
     for name, (value, form) in FIGURES.items() if at else ():
-        cells = [_shown(value(point) if point else None, form) for point in points]
-        table.add_row(f"at {at:g}/s: {name}", *cells)
+        found = [system.figure(at, value) for system in findings.systems]
+        table.add_row(f"at {at:g}/s: {name}", *(_shown(each, form) for each in found))
     return table
 
 
-def time_of(name: str, part: str) -> Callable[[Point], float | None]:
+def time_of(name: str, part: str) -> Value:
     """In milliseconds; None where nothing was answered."""
 
     def value(point: Point) -> float | None:
@@ -122,7 +159,7 @@ def time_of(name: str, part: str) -> Callable[[Point], float | None]:
     return value
 
 
-FIGURES: dict[str, tuple[Callable[[Point], float | None], str]] = {
+FIGURES: dict[str, tuple[Value, str]] = {
     "attainment": (lambda point: point.attainment, ".3f"),
     "goodput, requests/s": (lambda point: point.run.goodput, ".2f"),
     "mean E2E, ms": (time_of("e2e_ms", "mean"), ".0f"),

@@ -1,7 +1,8 @@
-"""`tandem experiment paradigms`: systems one after another, each under the same load."""
+"""`tandem experiment paradigms`: systems in turn, each under the same load."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +16,10 @@ from bench.experiments.findings import Findings, Measured, Point, Setting, as_ta
 from bench.experiments.loads import Load
 from bench.experiments.meshes import serving
 from bench.experiments.picture import draw
-from bench.experiments.point import point
-from bench.experiments.sweep import Endless, Ladder, Listed, highest_held, next_rung
+from bench.experiments.point import Arrivals, point
+from bench.experiments.sweep import Endless, Ladder, Listed
 from bench.experiments.systems import KINDS, System
+from bench.experiments.turns import next_turn, reference_of
 from bench.experiments.unloaded import Unloaded, unloaded
 from bench.measures import SLO, Outcome
 from bench.workload import Planned
@@ -25,7 +27,6 @@ from mesh.errors import ConfigurationError
 
 ANSWER_SECONDS = 600.0
 NUM_UNLOADED = 9
-FIRST_LOAD = 2.0  # requests at once that a first system is thought to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,9 @@ class Plan:
     def path(self, suffix: str) -> Path:
         return self.out.with_name(self.out.name + suffix)
 
+    def keep(self, findings: Findings) -> None:
+        self.path(".json").write_text(findings.model_dump_json() + "\n")
+
 
 class Bar:
     """How far a person is told that it is."""
@@ -97,10 +101,15 @@ class Asked:
         return await unloaded(planned[::every][:NUM_UNLOADED], self._ask)
 
     async def at(self, rate: float, slo: SLO) -> Point:
-        setting = self.plan.setting
-        planned = self.plan.load.requests(rate, setting.seconds, setting.seed)
-        self.bar.begins(f"{self.system.name} at {rate:g}/s", len(planned))
-        return await point(self.http, self._ask, planned, rate, slo)
+        """The same requests in every round."""
+        setting, requests = self.plan.setting, self.plan.load.requests
+        before, seed = setting.warm_up_seconds, setting.seed
+        warm_up = requests(rate, before, f"{seed} warm") if before else []
+        planned = requests(rate, setting.seconds, seed)
+        name = f"{self.system.name} at {rate:g}/s"
+        self.bar.begins(name, len(warm_up) + len(planned))
+        arrivals = Arrivals(warm_up, before, planned)
+        return await point(self.http, self._ask, arrivals, rate, slo)
 
     async def _ask(self, planned: Planned) -> Outcome:
         outcome = await self.ask(planned)
@@ -127,15 +136,21 @@ def run(plan: Plan, *, as_json: bool) -> None:
 
 
 async def measure(plan: Plan, bar: Bar) -> Findings:
-    """Each system that is not among earlier findings; what was found is kept at once."""
+    """What earlier findings lack, in turn; what was found is kept at once."""
     findings = earlier(plan)
     for name in plan.names:
         if findings is None or findings.of(name) is None:
-            bar.begins(f"{name} starts")
-            findings = await _add(plan, findings, name, bar)
-            plan.path(".json").write_text(findings.model_dump_json() + "\n")
+            findings = await _met(plan, findings, name, bar)
+            plan.keep(findings)
     if findings is None:
         raise ConfigurationError("no system to measure")
+    while turn := next_turn(findings, plan.names, plan.ladder):
+        async with _asked(plan, turn.name, findings.slo, bar) as asked:
+            point = await asked.at(turn.rate, findings.slo)
+        findings = findings.with_point(turn.name, point)
+        reference = reference_of(findings.systems[0], plan.ladder)
+        findings = findings.model_copy(update={"reference": reference})
+        plan.keep(findings)
     return findings
 
 
@@ -153,8 +168,20 @@ def earlier(plan: Plan) -> Findings | None:
     return findings
 
 
-async def _add(plan: Plan, findings: Findings | None, name: str, bar: Bar) -> Findings:
+async def _met(plan: Plan, findings: Findings | None, name: str, bar: Bar) -> Findings:
+    """With a system that was asked alone only; the first one's latencies are the SLOs."""
     slo = findings.slo if findings else plan.setting.slo
+    async with _asked(plan, name, slo, bar) as asked:
+        alone = await asked.alone()
+    findings = findings or Findings.begun(plan.setting, alone)
+    options = asked.system.options
+    return findings.also(Measured(name=name, options=options, alone=alone, points=()))
+
+
+@asynccontextmanager
+async def _asked(plan: Plan, name: str, slo: SLO, bar: Bar) -> AsyncIterator[Asked]:
+    """A system that serves while inside."""
+    bar.begins(f"{name} starts")
     system = plan.system(name, slo)
     try:
         async with (
@@ -162,52 +189,7 @@ async def _add(plan: Plan, findings: Findings | None, name: str, bar: Bar) -> Fi
             connected(url, "", ANSWER_SECONDS) as client,
             aiohttp.ClientSession(url) as http,
         ):
-            asked = Asked(system, http, client.ask, plan, bar)
-            return await _found(asked, findings)
+            yield Asked(system, http, client.ask, plan, bar)
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise ConfigurationError(f"no answer from {name}: {reason}") from None
-
-
-async def _found(asked: Asked, findings: Findings | None) -> Findings:
-    """With this system's points, the one at the reference rate included."""
-    alone = await asked.alone()
-    findings = findings or Findings.begun(asked.plan.setting, alone)
-    highest = findings.systems[0].highest if findings.systems else None
-    points = await _sweep(asked, findings.slo, highest or FIRST_LOAD / alone.e2e)
-    if not findings.systems:
-        reference = _one_below(asked.plan.ladder, points)
-        findings = findings.model_copy(update={"reference": reference})
-    measured, rate = list(points.values()), findings.reference
-    if rate and all(each.rate != rate for each in measured):
-        measured.append(await asked.at(rate, findings.slo))
-    return findings.also(
-        Measured(
-            name=asked.system.name,
-            options=asked.system.options,
-            alone=alone,
-            points=tuple(measured),
-        )
-    )
-
-
-async def _sweep(asked: Asked, slo: SLO, near: float) -> dict[int, Point]:
-    """By the ladder's rungs."""
-    ladder, points = asked.plan.ladder, dict[int, Point]()
-    first = ladder.near(near)
-    while (rung := next_rung(_attainments(points), first, ladder.leap)) is not None:
-        rate = ladder.rate(rung)
-        if rate is None:
-            break
-        points[rung] = await asked.at(rate, slo)
-    return points
-
-
-def _attainments(points: Mapping[int, Point]) -> dict[int, float]:
-    return {rung: point.attainment for rung, point in points.items()}
-
-
-def _one_below(ladder: Ladder, points: Mapping[int, Point]) -> float | None:
-    """The rung below the highest that held; 90 % of its rate, where the ladder is ours."""
-    rung = highest_held(_attainments(points))
-    return None if rung is None else ladder.rate(rung - 1) or ladder.rate(rung)

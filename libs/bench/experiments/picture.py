@@ -2,11 +2,11 @@
 over time. Needs matplotlib.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.experiments.findings import Findings, Measured, Point, time_of
+from bench.experiments.findings import Findings, Measured, Value, time_of
 from bench.experiments.sweep import WANTED
 
 HIGHEST = 3.0  # times the SLO: what is drawn of a latency
@@ -41,19 +41,24 @@ def draw(findings: Findings, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _by_rate(
-    axis: Any, systems: Sequence[Measured], value: Callable[[Point], float | None]
-) -> None:
+def _by_rate(axis: Any, systems: Sequence[Measured], value: Value) -> None:
+    """A line through the medians, a dot for each point."""
     for system in systems:
-        points = sorted(system.points, key=lambda point: point.rate)
-        known = [(each.rate, v) for each in points if (v := value(each)) is not None]
+        medians = [(rate, system.figure(rate, value)) for rate in system.rates]
+        known = [(rate, v) for rate, v in medians if v is not None]
         style = "-" if system.name.startswith("semi") else "--"
-        axis.plot(
+        (line,) = axis.plot(
             [rate for rate, _ in known],
             [v for _, v in known],
             style,
-            marker=".",
             label=system.name,
+        )
+        points = [(p.rate, v) for p in system.points if (v := value(p)) is not None]
+        axis.plot(
+            [rate for rate, _ in points],
+            [v for _, v in points],
+            ".",
+            color=line.get_color(),
         )
     axis.set_xlabel("requests/s")
 
@@ -61,7 +66,7 @@ def _by_rate(
 def _memory(axis: Any, findings: Findings) -> None:
     """At the reference rate, which all systems were asked at."""
     for system in findings.systems:
-        point = system.at(findings.reference)
+        point = next(iter(system.at(findings.reference)), None)
         pools = point.samples[0].used if point and point.samples else {}
         for pool in pools:
             assert point

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -14,6 +15,15 @@ from bench.workload import Planned
 
 TOO_LATE = "not answered while it could meet its SLOs"
 Ask = Callable[[Planned], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What counts, after what only warms a system up: each by its own clock."""
+
+    warm_up: Sequence[Planned]
+    warm_up_seconds: float
+    planned: Sequence[Planned]
 
 
 def end_of(planned: Sequence[Planned], slo: SLO) -> float:
@@ -29,14 +39,17 @@ def end_of(planned: Sequence[Planned], slo: SLO) -> float:
 async def point(
     http: aiohttp.ClientSession,
     ask: Ask,
-    planned: Sequence[Planned],
+    arrivals: Arrivals,
     rate: float,
     slo: SLO,
 ) -> Point:
     """Until all are answered, or too late; then until the system is idle again."""
-    watch = Watch(http)
+    watch, warm_up, planned = Watch(http), arrivals.warm_up, arrivals.planned
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch.run(), name="watch")
+        warming = _until(end_of(warm_up, slo), ask)
+        tasks.create_task(open_loop(warm_up, warming), name="warm-up")
+        await asyncio.sleep(arrivals.warm_up_seconds)
         outcomes = await open_loop(planned, _until(end_of(planned, slo), ask))
         watching.cancel()
     decisions = await watch.decisions()

@@ -24,6 +24,9 @@ class Ladder(Protocol):
     def near(self, rate: float) -> int:
         """The rung to begin at, for an answer that may be near this rate."""
 
+    def rung(self, rate: float) -> int:
+        """Of a rate that is on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endless:
@@ -35,6 +38,9 @@ class Endless:
         return float(f"{RISE**rung:.3g}")
 
     def near(self, rate: float) -> int:
+        return self.rung(rate)
+
+    def rung(self, rate: float) -> int:
         return round(log(rate, RISE))
 
 
@@ -50,6 +56,9 @@ class Listed:
 
     def near(self, _: float) -> int:
         return 0
+
+    def rung(self, rate: float) -> int:
+        return self.rates.index(rate)
 
 
 def next_rung(tried: Mapping[int, float], first: int, leap: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Systems one after another: stand-ins that serve already, and one real mesh."""
+"""Systems in turn: stand-ins that serve already, and one real mesh."""
 
 import asyncio
 import time
@@ -78,6 +78,7 @@ class StandIn:
 
 STAND_INS = {
     "quick": StandIn(),
+    "again": StandIn(),
     "busy": StandIn(most_at_once=1, has_pools=False),
     "tired": StandIn(most_in_all=NUM_UNLOADED),
 }
@@ -96,6 +97,7 @@ async def urls() -> AsyncIterator[dict[str, str]]:
 
 
 def plan(out: Path, peers: dict[str, str], **changed: object) -> Plan:
+    out.mkdir(exist_ok=True)
     return Plan(
         setting=SETTING_HERE.model_copy(update=changed),
         model="",
@@ -146,11 +148,31 @@ async def test_who_comes_too_late_has_failed(
     assert point.run.errors == ("not answered while it could meet its SLOs",)
 
 
+async def test_systems_take_turns(urls: dict[str, str], tmp_path: Path) -> None:
+    """
+    Each rate is asked of all before the next one is, so often as there are rounds, and
+    what only warms them up is not counted.
+    """
+    peers = {"quick": urls["quick"], "again": urls["again"]}
+    counted = await measured(plan(tmp_path / "one", {"quick": urls["quick"]}))
+
+    found = await measured(plan(tmp_path, peers, rounds=2, warm_up_seconds=0.2))
+
+    assert [[each.rate for each in system.points] for system in found.systems] == [
+        [5.0, 5.0, 50.0, 50.0]
+    ] * 2
+    assert [
+        (each.run.num_requests, each.run.num_failed)
+        for system in found.systems
+        for each in system.points[-2:]
+    ] == [(counted.systems[0].points[-1].run.num_requests, 0)] * 4
+
+
 async def test_an_experiment_goes_on_where_it_was(
     urls: dict[str, str], tmp_path: Path
 ) -> None:
     """
-    A system that was measured is not asked again; another setting is not mixed in.
+    A point that was measured is not asked again; another setting is not mixed in.
     """
     quick = {"quick": urls["quick"]}
     before = await measured(plan(tmp_path, quick))
