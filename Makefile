@@ -20,8 +20,10 @@ install: $(KERNELS) ## Make .venv with the `tandem` command in it.
 
 $(PACKAGES): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || .ci/make-venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  --constraint constraints.txt --editable '.[gateway,worker,cli,plots,containers,dev]'
+	@# What pip would do on one core, for all models of transformers too.
+	@$(BIN)/python -m compileall -q -j 0 -x 'transformers/models/|/tests?/|/testing/' $(VENV)/lib libs services
 	@touch $@
 
 $(KERNELS): $(PACKAGES) $(wildcard libs/engine/*.py)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from weakref import ref
 
 import pytest
 import torch
+from small_models import FAMILIES, save_model
 from torch.nn import Identity
 from transformers import AutoModelForCausalLM
 from triton_device import DEVICE
@@ -64,6 +66,24 @@ class Model:
             vocab_size=config.get_text_config().vocab_size,
             max_position=max_position(config),
         )
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Tiny models of two layers, of different kinds if they have such: the interpreter
+    is slow.
+    """
+
+    @cache
+    def directory(name: str) -> Path:
+        class_name, changes = FAMILIES[name]
+        fewer: dict[str, object] = {"num_hidden_layers": 2}
+        if "layer_types" in changes:
+            fewer["layer_types"] = changes["layer_types"][:2]
+        folder = tmp_path_factory.mktemp(name)
+        return save_model(folder, class_name, **{**changes, **fewer})
+
+    return directory
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "deepseek-v3", "qwen3-moe"])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 IS_GPU = DEVICE == "cuda"
 # The interpreter takes up to a tenth of a second for a row.
-NUM_DRAWS, SHARE_ERROR = (4000, 0.03) if IS_GPU else (200, 0.1)
+NUM_DRAWS, SHARE_ERROR = (4000, 0.03) if IS_GPU else (100, 0.1)
 NUM_ROWS = 1000 if IS_GPU else 16
 RESTRICTIONS: list[dict[str, float]] = [
     {},
