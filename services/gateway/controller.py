@@ -19,15 +19,16 @@
 * No split outlives its reason. When the load is another one, and the phase that the split
   was for would be well within its SLO without it, (100, 100) comes back.
 * Where phases compete nobody leaves in vain. A queue is in TTFT, so any more may be of use;
-  of TPOT the model says all, and decode gets more only if it then holds. What parts the
-  two least comes first, halves, if prompts could take twice as long.
+  decode gets more only if TPOT then holds, by the model, or because most streams have far
+  less: beside (100, 100) the others wait for prompts, and beside a split nobody does. What
+  parts the two least comes first, halves, if prompts could take half as long again.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.evidence import LEAST, Evidence, num_samples
+from gateway.evidence import ENOUGH, LEAST, Evidence, num_samples
 from gateway.expectations import Expectations
 from gateway.pressure import direction, is_better, is_steady, mean
 from gateway.rests import Rests
@@ -48,6 +49,10 @@ LATEST = 4  # windows, whose mean is the present load
 OVER = 3  # windows in a row in which a split is for nothing
 ANOTHER = 3.0  # times as much load, or as little: what a split was for is over
 EASY = 0.5  # of an SLO: it holds even if the phase becomes twice as slow
+# Times as long as with all of the machine a step of decode takes on half of it (paper,
+# fig. 10), and prompts at most, which had not all of it always.
+ON_HALF = 1.6
+MANY = 75  # percentile, of few requests: one of these is always slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class Controller:
             self._changed(window.shares)
         self._age += 1
         latest = window.at(self._goals.percentile)
-        if num_samples(window) >= LEAST and self._gave_way in self._failing_in(latest):
+        if self._gave_way in self._failing_in(self._beyond_doubt(window)):
             return self._leave_split(latest)
         self._num_over = self._num_over + 1 if self._is_over(latest) else 0
         if self._trial is None and self._num_over >= OVER:
@@ -109,6 +114,13 @@ class Controller:
         if together is None:
             return Verdict(window.shares, "too few requests")
         return self._look(together.at(self._goals.percentile))
+
+    def _beyond_doubt(self, window: Window) -> Observed:
+        """What even a single window tells."""
+        count, percentile = num_samples(window), self._goals.percentile
+        if count < LEAST:
+            return Observed(window.shares, None, None, window.load)
+        return window.at(percentile if count >= ENOUGH else min(MANY, percentile))
 
     def _look(self, observed: Observed) -> Verdict:
         """At enough requests."""
@@ -151,6 +163,19 @@ class Controller:
         """More for one phase, as far as its SLO needs and the other's allows."""
         if observed.shares == WHOLE and self._rests.is_at(self._load):
             return self._keep(observed, "a split was worse")
+        best = self._aim(observed, phase)
+        if best is None:
+            return self._try_whole(observed) or self._keep(
+                observed, "no split would do"
+            )
+        if self._raised not in (None, phase):
+            self._doubt()
+        self._raised = phase
+        reason: Reason = "ttft fails" if phase == "prefill" else "tpot fails"
+        return self._change(observed, best, reason)
+
+    def _aim(self, observed: Observed, phase: Phase) -> Shares | None:
+        """The next split, if one would do."""
         before = best = as_split(observed.shares)
         for step in range(1, MAX_STEPS + 1):
             shares = raised(before, phase, step * STEP)
@@ -159,19 +184,18 @@ class Controller:
             best = shares
             if self._holds(observed, phase, shares):
                 break
-        if best == before or self._is_vain(observed, phase, best):
-            return self._try_whole(observed) or self._keep(
-                observed, "no split would do"
-            )
         if observed.shares == WHOLE and phase == "decode":
-            if not self._holds(observed, "prefill", HALVES, EASY):
-                return self._keep(observed, "no split would do")
-            best = HALVES
-        if self._raised not in (None, phase):
-            self._doubt()
-        self._raised = phase
-        reason: Reason = "ttft fails" if phase == "prefill" else "tpot fails"
-        return self._change(observed, best, reason)
+            is_of_use = best != before and self._holds(observed, phase, best)
+            has_room = self._holds(observed, "prefill", HALVES, 1 / ON_HALF)
+            if has_room and (is_of_use or self._waits(observed)):
+                return HALVES
+            return None
+        return None if best == before else best
+
+    def _waits(self, observed: Observed) -> bool:
+        """Whether half of the machine would do for streams that wait for no prompt."""
+        usual = observed.usual_tpot
+        return usual is not None and ON_HALF * usual <= self._goals.tpot_seconds
 
     def _allows(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
         return self._holds(observed, other_of(phase), shares)
@@ -184,11 +208,6 @@ class Controller:
         if phase == "prefill":
             return ttft is None or ttft <= part * self._goals.ttft_seconds
         return tpot is None or tpot <= part * self._goals.tpot_seconds
-
-    def _is_vain(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
-        if observed.shares != WHOLE or phase == "prefill":
-            return False
-        return not self._holds(observed, phase, shares)
 
     def _try_whole(self, observed: Observed) -> Verdict | None:
         """(100, 100), if the present split fails for long and gets no better."""

@@ -39,6 +39,7 @@ class Window:
             nearest_rank(self.ttfts, percentile),
             nearest_rank(self.tpots, percentile),
             self.load,
+            nearest_rank(self.tpots, 50),
         )
 
 
@@ -50,6 +51,7 @@ class Observed:
     ttft: float | None
     tpot: float | None
     load: float
+    usual_tpot: float | None = None  # of most streams
 
     def pressure(self, goals: Goals) -> float:
         """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""

@@ -208,18 +208,49 @@ def test_splits_that_are_needed_for_moments_come_ever_more_rarely() -> None:
 
 def test_streams_that_fail_beside_prompts_are_parted_from_them_by_halves() -> None:
     """
-    If prompts have room to take twice as long; and the whole machine is back as soon as
-    they fail by it.
+    If prompts have room to take half as long again; and the whole machine is back as soon
+    as they fail by it.
     """
     controller = Controller(GOALS)
 
-    crowded = told(Controller(GOALS), *[window(0.3, 0.06, WHOLE)] * 3)[-1]
+    crowded = told(Controller(GOALS), *[window(0.4, 0.06, WHOLE)] * 3)[-1]
     parted = told(controller, *[window(0.2, 0.06, WHOLE)] * 3)[-1]
     back = told(controller, window(0.6, 0.02, parted.shares))[-1]
 
     assert (crowded.shares, crowded.reason) == (WHOLE, "no split would do")
     assert (parted.shares, parted.reason) == (HALVES, "tpot fails")
     assert (back.shares, back.reason) == (WHOLE, "a split was worse")
+
+
+def test_streams_that_only_wait_are_parted_however_long_they_do() -> None:
+    """
+    What fails is far beyond its SLO, and no curve through it says that a split would do.
+    But most streams have a TPOT that they would keep on half of the machine: the others
+    stand behind prompts, and beside a split nobody does.
+    """
+    waiting = Window(WHOLE, [0.2] * 20, [0.01] * 15 + [0.5] * 5, 1.0)
+    slow = Window(WHOLE, [0.2] * 20, [0.04] * 15 + [0.5] * 5, 1.0)
+
+    parted = told(Controller(GOALS), *[waiting] * 3)[-1]
+    left = told(Controller(GOALS), *[slow] * 3)[-1]
+
+    assert (parted.shares, parted.reason) == (HALVES, "tpot fails")
+    assert (left.shares, left.reason) == (WHOLE, "no split would do")
+
+
+def test_one_slow_prompt_is_no_reason_to_leave_a_split() -> None:
+    """
+    A window has few requests, and some are always slow; many that fail are.
+    """
+    controller = Controller(GOALS)
+    split = told(controller, *[window(0.2, 0.06, WHOLE)] * 3)[-1].shares
+    one = Window(split, [0.2] * 7 + [0.6], [0.02] * 8, 1.0)
+    many = Window(split, [0.2] * 5 + [0.6] * 3, [0.02] * 8, 1.0)
+
+    remains, leaves = told(controller, one, many)
+
+    assert remains.shares == split == HALVES
+    assert (leaves.shares, leaves.reason) == (WHOLE, "a split was worse")
 
 
 @pytest.mark.parametrize("period", [1, 2, 3, 5])
