@@ -14,8 +14,9 @@
   curve, within its SLO.
 * Nobody stays worse than (100, 100). That is left for a phase that fails alone: when the
   one that gave way fails too, in any window, or all is much worse than before, it comes
-  back at once. A split that goes on failing is tried against it, and what was better
-  remains. Trials, and splits after one that lost, come ever more rarely at that load.
+  back at once. That is a trial of it, as is made of a split that goes on failing: what was
+  better remains. Trials, and splits after one that lost, come ever more rarely at that
+  load.
 * No split outlives its reason. When the load is another one, and the phase that the split
   was for would be well within its SLO without it, (100, 100) comes back.
 * Where phases compete nobody leaves in vain. A queue is in TTFT, so any more may be of use;
@@ -90,6 +91,7 @@ class Controller:
         self._sure = SURE
         self._raised: Phase | None = None  # by the last change
         self._trial: _Trial | None = None
+        self._has_won = False  # the present split, its trial
         self._num_over = 0  # windows in a row in which a split was for nothing
         self._split_at = 0.0  # the load at the last change
         self._loads: deque[float] = deque(maxlen=LATEST)
@@ -103,7 +105,7 @@ class Controller:
             self._changed(window.shares)
         self._age += 1
         latest = window.at(self._goals.percentile)
-        if self._gave_way in self._failing_in(self._beyond_doubt(window)):
+        if self._has_lost(self._beyond_doubt(window)):
             return self._leave_split(latest)
         self._num_over = self._num_over + 1 if self._is_over(latest) else 0
         if self._trial is None and self._num_over >= OVER:
@@ -121,6 +123,14 @@ class Controller:
         if count < LEAST:
             return Observed(window.shares, None, None, window.load)
         return window.at(percentile if count >= ENOUGH else min(MANY, percentile))
+
+    def _has_lost(self, observed: Observed) -> bool:
+        """Whether the phase that gave way fails; by more than (100, 100) did, where a split
+        has won against that.
+        """
+        if self._gave_way not in self._failing_in(observed):
+            return False
+        return not self._has_won or observed.pressure(self._goals) > max(self._whole)
 
     def _look(self, observed: Observed) -> Verdict:
         """At enough requests."""
@@ -227,7 +237,9 @@ class Controller:
         self._rests.take(self._load)
         if is_better(self._spell, trial.pressures):
             return self._keep(observed, "a split was worse")
-        return self._change(observed, trial.split, "the split was better")
+        verdict = self._change(observed, trial.split, "the split was better")
+        self._has_won = True
+        return verdict
 
     def _is_much_worse(self, observed: Observed) -> bool:
         """Than (100, 100) was, if that was steady."""
@@ -262,7 +274,11 @@ class Controller:
         self._sure = min(2 * self._sure, MOST_SURE)
 
     def _leave_split(self, observed: Observed) -> Verdict:
+        """At once; whether it was better after all is seen then, if it was not of late."""
         self._doubt()
+        pressures = [*self._spell[-DOUBTED:], observed.pressure(self._goals)]
+        if not self._rests.is_at(self._load):
+            self._trial = _Trial(observed.shares, pressures)
         self._rests.take(self._load)
         return self._change(observed, WHOLE, "a split was worse")
 
@@ -280,6 +296,7 @@ class Controller:
             self._whole = tuple(self._spell[-FAILING:])
         self._split_at = self._load
         self._in_force = shares
+        self._has_won = False
         self._age = 0
         self._failing, self._num_failing = None, 0
         self._spell.clear()

@@ -253,6 +253,27 @@ def test_one_slow_prompt_is_no_reason_to_leave_a_split() -> None:
     assert (leaves.shares, leaves.reason) == (WHOLE, "a split was worse")
 
 
+def test_a_split_that_was_better_after_all_comes_back() -> None:
+    """
+    It is left at once when prompts fail by it. If streams then fail by more, it was the
+    better one, and from then on it has to be worse than that to be left again.
+    """
+    controller = Controller(GOALS)
+    split = told(controller, *[window(0.2, 0.06, WHOLE)] * 3)[-1].shares
+    good, bad, worse = (window(ttft, 0.02, split) for ttft in (0.3, 0.55, 1.0))
+
+    left = told(controller, good, good, good, bad)[-1]
+    *_, last, back = told(controller, *[window(0.2, 0.08, WHOLE)] * 5)
+    remains = told(controller, good, bad)[-1]
+    again = told(controller, worse)[-1]
+
+    assert (left.shares, left.reason) == (WHOLE, "a split was worse")
+    assert (last.shares, last.reason) == (WHOLE, "a trial of 100/100")
+    assert (back.shares, back.reason) == (split, "the split was better")
+    assert remains.shares == split
+    assert (again.shares, again.reason) == (WHOLE, "a split was worse")
+
+
 @pytest.mark.parametrize("period", [1, 2, 3, 5])
 def test_a_load_that_alternates_does_not_make_it_swing(period: int) -> None:
     """
