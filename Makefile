@@ -10,7 +10,7 @@ PORT  ?= 8000
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-meshes test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd bench-controller bench-beside-prompts install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
+.PHONY: help install up test test-services test-rest lint chaos bench-overhead bench-store bench-memory bench-scaling bench-engine bench-peers bench-calibrate bench-semi-pd bench-controller bench-beside-prompts install-gpu test-gpu bench-gpu bench-gpu-mesh demo-model clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -34,23 +34,24 @@ $(KERNELS): $(PACKAGES) $(wildcard libs/engine/*.py)
 up: install ## Start a mesh: MODEL=directory or hub id, PORT=8000, ARGS="--decode 2".
 	@$(BIN)/tandem up $(if $(MODEL),--model $(MODEL)) --port $(PORT) $(ARGS)
 
-# Tests of whole meshes wait more than they compute: they leave time for all others.
-MESHES := tests/chaos tests/system tests/tandem tests/walkthrough
+# Tests of services and of whole meshes wait more than they compute: they leave time for
+# all others, which take as long.
+SERVICES := $(addprefix tests/,chaos gateway kvstore mesh system tandem walkthrough worker)
 
 test: $(PACKAGES) ## Lint, and run every test; ARGS="-k name" for some.
 ifeq ($(strip $(ARGS)),)
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target \
-	  lint test-meshes test-rest
+	  lint test-services test-rest
 else
 	@$(MAKE) --no-print-directory lint install
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
-test-meshes: install
-	$(BIN)/python -m pytest $(MESHES)
+test-services: install
+	$(BIN)/python -m pytest $(SERVICES)
 
 test-rest: install
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(MESHES))
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVICES))
 
 lint: $(PACKAGES) ## Style, formatting and types.
 	$(BIN)/ruff check .
