@@ -106,6 +106,7 @@ class Controller:
         self._age += 1
         latest = window.at(self._goals.percentile)
         if self._has_lost(self._beyond_doubt(window)):
+            self._spell.append(latest.pressure(self._goals))
             return self._leave_split(latest)
         self._num_over = self._num_over + 1 if self._is_over(latest) else 0
         if self._trial is None and self._num_over >= OVER:
@@ -276,9 +277,8 @@ class Controller:
     def _leave_split(self, observed: Observed) -> Verdict:
         """At once; whether it was better after all is seen then, if it was not of late."""
         self._doubt()
-        pressures = [*self._spell[-DOUBTED:], observed.pressure(self._goals)]
         if not self._rests.is_at(self._load):
-            self._trial = _Trial(observed.shares, pressures)
+            self._trial = _Trial(observed.shares, self._spell[-DOUBTED:])
         self._rests.take(self._load)
         return self._change(observed, WHOLE, "a split was worse")
 

@@ -140,7 +140,7 @@ async def measure(plan: Plan, bar: Bar) -> Findings:
     findings = earlier(plan)
     for name in plan.names:
         if findings is None or findings.of(name) is None:
-            findings = await _met(plan, findings, name, bar)
+            findings = await _asked_alone(plan, findings, name, bar)
             plan.keep(findings)
     if findings is None:
         raise ConfigurationError("no system to measure")
@@ -168,7 +168,9 @@ def earlier(plan: Plan) -> Findings | None:
     return findings
 
 
-async def _met(plan: Plan, findings: Findings | None, name: str, bar: Bar) -> Findings:
+async def _asked_alone(
+    plan: Plan, findings: Findings | None, name: str, bar: Bar
+) -> Findings:
     """With a system that was asked alone only; the first one's latencies are the SLOs."""
     slo = findings.slo if findings else plan.setting.slo
     async with _asked(plan, name, slo, bar) as asked:

@@ -35,7 +35,7 @@ def next_turn(findings: Findings, names: Sequence[str], ladder: Ladder) -> Turn 
         for system in systems
         if (rate := _wanted(system, rounds, ladder, first)) is not None
     ]
-    if not wanted and reference:
+    if reference and all(rate == reference for _, rate in wanted):
         late = [each for each in systems if len(each.at(reference)) < rounds]
         wanted = [(system, reference) for system in late]
     if not wanted:

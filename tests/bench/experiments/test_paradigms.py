@@ -184,6 +184,24 @@ async def test_an_experiment_goes_on_where_it_was(
     assert after == before
 
 
+async def test_an_interrupted_experiment_lacks_a_point_at_most(
+    urls: dict[str, str], tmp_path: Path
+) -> None:
+    """
+    What was measured before stays as it was found.
+    """
+    asked = plan(tmp_path, {"quick": urls["quick"]})
+    found = await measured(asked)
+    whole = found.systems[0].points
+    asked.keep(found.also(found.systems[0].model_copy(update={"points": whole[:1]})))
+
+    again = (await measured(asked)).systems[0].points
+
+    assert again[0] == whole[0]
+    assert again[1] != whole[1]
+    assert again[1].rate == whole[1].rate
+
+
 async def test_a_peer_that_is_not_there_is_named(tmp_path: Path) -> None:
     """
     Before anything is measured.

@@ -75,6 +75,15 @@ def test_everyone_is_asked_at_the_reference_rate() -> None:
     assert not [turn for turn in taken if turn == Turn("b", 8.0)]
 
 
+def test_rounds_at_the_reference_rate_are_in_turn_too() -> None:
+    """
+    Not one system after the other.
+    """
+    taken, _ = turns({"a": 8.0, "b": 1.0, "c": 1.0}, rounds=2)
+
+    assert told(taken)[-4:] == ["b4", "c4", "c4", "b4"]
+
+
 @pytest.mark.parametrize("capacity", [0.3, 3.0, 40.0])
 def test_a_search_ends_between_two_neighbours(capacity: float) -> None:
     """
