@@ -149,7 +149,7 @@ class Checkpoint:
 
 
 def _load(path: Path, dtype: DType) -> Any:
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     try:
         answer: Any = AutoModelForCausalLM.from_pretrained(
             path,

@@ -21,7 +21,7 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     register()
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=IMPLEMENTATION
             )
     except Exception as error:
