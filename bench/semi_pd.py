@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.progress import track
 
 import gateway.controller
+import gateway.splits
 import gateway.windows
 from bench.measures import SLO, quantile
 from bench.simulation.control import Shares, Window
@@ -116,8 +117,11 @@ class Stepping:
         return this, max(self._least, other - self._step)
 
 
+BEGINNING = Shares(gateway.splits.FIRST.prefill, gateway.splits.FIRST.decode)
+
+
 class Ours:
-    """The gateway's controller, in the words of the simulator."""
+    """The gateway's controller, in the words of the simulator, from `BEGINNING` on."""
 
     def __init__(self, slo: SLO) -> None:
         self._controller = gateway.controller.Controller(
@@ -156,6 +160,7 @@ def systems(slo: SLO) -> dict[str, Design]:
             COSTS,
             prefill=whole,
             decode=whole,
+            shares=BEGINNING,
             controller=lambda: Ours(slo),
             window_seconds=5.0,
         ),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.controller import Controller, Verdict
-from gateway.splits import WHOLE
+from gateway.splits import FIRST, WHOLE
 from gateway.windows import Goals, Window
 from protocol.messages import Shares
 
@@ -144,7 +144,7 @@ def steered(
     queues: Queues,
     goals: Goals,
     loads: Iterator[Load],
-    shares: Shares = WHOLE,
+    shares: Shares = FIRST,
     seconds: float = 5.0,
 ) -> Run:
     """One load a window, and the controller's shares for the next one."""

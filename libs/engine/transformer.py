@@ -1,7 +1,7 @@
 """The engine: a model of transformers over weights and KV blocks that others own."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,16 @@ class TransformerEngine:
         """From now on each step takes its cores among those of other processes."""
         self._cores = cores
 
-    def turn(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
         """Take the cores of the next step (see `Engine.turn`)."""
         self._threads.apply()
-        if self._cores is None:
-            return nullcontext()
-        return self._cores.taken(self._threads.count)
+        count = self._threads.count
+        with (
+            self._cores.taken(count) if self._cores else nullcontext(),
+            self._threads.computing(),
+        ):
+            yield
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""

@@ -12,17 +12,17 @@
   to be seen at several looks in a row, and each change that takes the last one back makes
   the next wait twice as long. A phase gets no more than leaves the other, by its own
   curve, within its SLO.
-* Nobody stays worse than (100, 100). That is left for a phase that fails alone: when the
-  one that gave way fails too, in any window, or all is much worse than before, it comes
-  back at once. That is a trial of it, as is made of a split that goes on failing: what was
-  better remains. Trials, and splits after one that lost, come ever more rarely at that
-  load.
+* It begins with a split in which streams have a part of their own, a small one, and goes
+  back to it: beside (100, 100) every token waits for a chunk of prompts now and then.
+* Nobody stays worse than (100, 100). Where a phase got more than in the first split, and the
+  one that gave way fails too, in any window, or all is much worse than before, (100, 100)
+  comes at once. That is a trial of it, as is made of a split that goes on failing: what was
+  better remains. Trials, and splits after one that lost, come ever more rarely at that load.
 * No split outlives its reason. When the load is another one, and the phase that the split
-  was for would be well within its SLO without it, (100, 100) comes back.
+  was for would be well within its SLO without it, the first one comes back.
 * Where phases compete nobody leaves in vain. A queue is in TTFT, so any more may be of use;
-  decode gets more only if TPOT then holds, by the model, or because most streams have far
-  less: beside (100, 100) the others wait for prompts, and beside a split nobody does. What
-  parts the two least comes first, halves, if prompts could take half as long again.
+  decode gets a part only if prompts have room for that, and most streams a TPOT that they
+  would keep: then the others wait for prompts, and the model knows nothing of that.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ from gateway.evidence import ENOUGH, LEAST, Evidence, num_samples
 from gateway.expectations import Expectations
 from gateway.pressure import direction, is_better, is_steady, mean
 from gateway.rests import Rests
-from gateway.splits import HALVES, STEP, WHOLE, as_split, other_of, raised, who_gave_way
+from gateway.splits import FIRST, STEP, WHOLE, as_split, other_of, raised, who_gave_way
 from gateway.windows import Goals, Observed, Window
 from protocol.messages import Phase, Reason, Shares
 
@@ -50,9 +50,12 @@ LATEST = 4  # windows, whose mean is the present load
 OVER = 3  # windows in a row in which a split is for nothing
 ANOTHER = 3.0  # times as much load, or as little: what a split was for is over
 EASY = 0.5  # of an SLO: it holds even if the phase becomes twice as slow
-# Times as long as with all of the machine a step of decode takes on half of it (paper,
-# fig. 10), and prompts at most, which had not all of it always.
-ON_HALF = 1.6
+# Times as long as with all of the machine streams may take in the first split, and prompts
+# at most, which had not all of it always. On half of it it is 1.6 (paper, fig. 10).
+STREAMS_IN_FIRST, PROMPTS_IN_FIRST = (
+    1.6 * 50 / FIRST.decode,
+    1 + 0.6 * FIRST.decode / 50,
+)
 MANY = 75  # percentile, of few requests: one of these is always slow
 
 
@@ -90,6 +93,7 @@ class Controller:
         self._whole: Sequence[float] = ()  # of the last spell of (100, 100)
         self._sure = SURE
         self._raised: Phase | None = None  # by the last change
+        self._helped: Phase | None = None  # by the present split, or the one before
         self._trial: _Trial | None = None
         self._has_won = False  # the present split, its trial
         self._num_over = 0  # windows in a row in which a split was for nothing
@@ -101,7 +105,7 @@ class Controller:
         """To be called once for each window, in order."""
         self._loads.append(window.load)
         if window.shares != self._in_force:  # a person's, or from before our time
-            self._trial = None
+            self._trial = self._helped = None
             self._changed(window.shares)
         self._age += 1
         latest = window.at(self._goals.percentile)
@@ -181,12 +185,18 @@ class Controller:
             )
         if self._raised not in (None, phase):
             self._doubt()
-        self._raised = phase
+        self._raised = self._helped = phase
         reason: Reason = "ttft fails" if phase == "prefill" else "tpot fails"
         return self._change(observed, best, reason)
 
     def _aim(self, observed: Observed, phase: Phase) -> Shares | None:
         """The next split, if one would do."""
+        if observed.shares == WHOLE and phase == "decode":
+            return self._parted(observed)
+        return self._stepped(observed, phase)
+
+    def _stepped(self, observed: Observed, phase: Phase) -> Shares | None:
+        """More for a phase, until it holds or the other one would not."""
         before = best = as_split(observed.shares)
         for step in range(1, MAX_STEPS + 1):
             shares = raised(before, phase, step * STEP)
@@ -195,18 +205,14 @@ class Controller:
             best = shares
             if self._holds(observed, phase, shares):
                 break
-        if observed.shares == WHOLE and phase == "decode":
-            is_of_use = best != before and self._holds(observed, phase, best)
-            has_room = self._holds(observed, "prefill", HALVES, 1 / ON_HALF)
-            if has_room and (is_of_use or self._waits(observed)):
-                return HALVES
-            return None
         return None if best == before else best
 
-    def _waits(self, observed: Observed) -> bool:
-        """Whether half of the machine would do for streams that wait for no prompt."""
-        usual = observed.usual_tpot
-        return usual is not None and ON_HALF * usual <= self._goals.tpot_seconds
+    def _parted(self, observed: Observed) -> Shares | None:
+        """The first split, if prompts have room for it, and streams that wait for none."""
+        goals, usual = self._goals, observed.usual_tpot
+        ttft = (observed.ttft or 0.0) * PROMPTS_IN_FIRST
+        is_enough = usual is not None and usual * STREAMS_IN_FIRST <= goals.tpot_seconds
+        return FIRST if is_enough and ttft <= goals.ttft_seconds else None
 
     def _allows(self, observed: Observed, phase: Phase, shares: Shares) -> bool:
         return self._holds(observed, other_of(phase), shares)
@@ -253,23 +259,25 @@ class Controller:
     @property
     def _gave_way(self) -> Phase | None:
         """The phase that has less for the other one's sake."""
-        if self._in_force == HALVES and self._raised:
-            return other_of(self._raised)
-        return who_gave_way(self._in_force or WHOLE)
+        if self._in_force in (None, FIRST, WHOLE):
+            return None
+        return other_of(self._helped) if self._helped else who_gave_way(self._in_force)
 
     def _is_over(self, latest: Observed) -> bool:
-        """Whether the load that asked for the split is gone, and (100, 100) would do."""
+        """Whether the load that asked for the split is gone, and that of before would do."""
         helped = self._gave_way and other_of(self._gave_way)
-        less, more = sorted((self._split_at, self._load))
-        if not helped or more < ANOTHER * less or self._failing_in(latest):
+        if not helped or self._failing_in(latest):
             return False
-        return self._holds(latest, helped, WHOLE, EASY)
+        less, more = sorted((self._split_at, self._load))
+        if more < ANOTHER * less:
+            return False
+        return self._holds(latest, helped, FIRST, EASY)
 
     def _release(self, latest: Observed) -> Verdict:
         """What was needed for a short time has to be asked for longer the next time."""
         if self._age < CALM:
             self._doubt()
-        return self._change(latest, WHOLE, "no longer needed")
+        return self._change(latest, FIRST, "no longer needed")
 
     def _doubt(self) -> None:
         self._sure = min(2 * self._sure, MOST_SURE)

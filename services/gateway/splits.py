@@ -3,7 +3,8 @@
 from protocol.messages import Phase, Shares
 
 WHOLE = Shares(prefill=100, decode=100)  # both may have everything, and compete
-HALVES = Shares(prefill=50, decode=50)  # the least that divides them
+# What it begins with: streams have a part of their own, and prompts what few of them leave.
+FIRST = Shares(prefill=70, decode=30)
 STEP = 10  # percent
 LEAST = 20  # percent, of either phase
 

@@ -19,7 +19,7 @@ from gateway.controller import Controller, Verdict
 from gateway.errors import Unavailable
 from gateway.latencies import Meter
 from gateway.pool import PoolView
-from gateway.splits import WHOLE
+from gateway.splits import FIRST
 from gateway.windows import Goals, Window, finite
 from mesh import metrics
 from mesh.connect import FAILED
@@ -160,7 +160,7 @@ class Steering:
             case "order":
                 verdict = Verdict(before, "a person's order")
             case "queue":
-                verdict = Verdict(WHOLE, "begins")
+                verdict = Verdict(FIRST, "begins")
             case "start" | "controller":
                 verdict = controller.decide(window)
         if by == "queue" or verdict.shares != before:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import numba
 import pytest
 import torch
 
-from engine.threads import TURN, Threads
+from engine.threads import CORE, TURN_SECONDS, Threads
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -21,14 +22,33 @@ def _as_before() -> object:
     numba.set_num_threads(before[1])
 
 
-def counts_of(threads: Threads, num_steps: int) -> list[int]:
-    """The threads of so many steps, as torch and Numba have them."""
-    counts = []
+class Clock:
+    """Goes on by as much work as a step has, over its threads."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps_of(
+    threads: Threads, clock: Clock, num_steps: int, work: float = 1.0
+) -> list[tuple[int, float]]:
+    """Threads and seconds of so many steps."""
+    steps = []
     for _ in range(num_steps):
         threads.apply()
         assert torch.get_num_threads() == numba.get_num_threads() == threads.count
-        counts.append(threads.count)
-    return counts
+        with threads.computing():
+            clock.now += work / threads.count
+        steps.append((threads.count, work / threads.count))
+    return steps
+
+
+def cores_of(steps: list[tuple[int, float]]) -> float:
+    """Computed on, on average over the time."""
+    return sum(n * seconds for n, seconds in steps) / sum(s for _, s in steps)
 
 
 def test_who_computes_alone_has_all_cores() -> None:
@@ -47,39 +67,61 @@ def test_who_computes_beside_others_has_a_fair_part(num_peers: int) -> None:
     """
     The cores are divided among those who compute; at least one thread is everyone's.
     """
-    threads = Threads(0)
+    clock = Clock()
+    threads = Threads(0, clock)
 
     threads.share(100, num_peers)
-    counts = counts_of(threads, 100 * TURN)
+    steps = steps_of(threads, clock, 1000)
 
-    assert sum(counts) == TURN * max(100, CORES * 100 // num_peers)
+    assert cores_of(steps) == pytest.approx(max(1, CORES / num_peers), rel=0.02)
 
 
 @pytest.mark.parametrize("percent", [1, 50, 60, 85, 100])
-def test_a_share_finer_than_a_core_is_kept_by_turns(percent: int) -> None:
+@pytest.mark.parametrize("work", [0.002, 0.2])
+def test_a_share_finer_than_a_core_is_kept_by_time(percent: int, work: float) -> None:
     """
-    60 % of two cores are one thread in four turns of five, and two in the fifth; of a
-    whole number of cores each step has that many.
+    60 % of two cores are one thread for four fifths of the time, and two for the fifth,
+    though steps on two take half as long; of a whole number of cores each step has that
+    many.
     """
-    threads = Threads(0)
+    clock = Clock()
+    threads = Threads(0, clock)
 
     threads.share(percent, 1)
-    counts = counts_of(threads, 100 * TURN)
+    steps = steps_of(threads, clock, 1000, work)
 
-    assert sum(counts) == TURN * max(100, CORES * percent)
+    counts = [count for count, _ in steps]
+    assert cores_of(steps) == pytest.approx(max(1, CORES * percent / CORE), rel=0.02)
     assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.skipif(CORES < 2, reason="one core is no number to change")
+def test_threads_do_not_change_with_every_short_step() -> None:
+    """
+    A turn is longer than what the change of their number costs, and a long step is one.
+    """
+    clock = Clock()
+    threads = Threads(0, clock)
+    threads.share(100 - CORE // (2 * CORES), 1)  # half a core less than all
+
+    short = [n for n, _ in steps_of(threads, clock, 200, work=TURN_SECONDS / 5)]
+    long = [n for n, _ in steps_of(threads, clock, 200, work=10 * TURN_SECONDS)]
+
+    assert sum(a != b for a, b in pairwise(long)) > 50
+    assert sum(a != b for a, b in pairwise(short)) <= 200 / 5
 
 
 def test_a_share_goes_both_ways() -> None:
     """
     However often it changes, a step has between one thread and the limit.
     """
-    threads = Threads(0)
+    clock = Clock()
+    threads = Threads(0, clock)
     counts = []
 
     for percent in (1, 99, 20, 100, 55, 1, 80) * 3:
         threads.share(percent, 1)
-        counts += counts_of(threads, 2)
+        counts += [count for count, _ in steps_of(threads, clock, 2)]
 
     assert min(counts) == 1
     assert max(counts) == CORES
@@ -89,12 +131,13 @@ def test_a_limit_holds_for_who_is_alone() -> None:
     """
     A process never uses more threads than it was given.
     """
-    threads = Threads(1)
+    clock = Clock()
+    threads = Threads(1, clock)
 
     threads.share(100, 1)
-    counts = counts_of(threads, 3)
+    steps = steps_of(threads, clock, 3)
 
-    assert counts == [1, 1, 1]
+    assert [count for count, _ in steps] == [1, 1, 1]
 
 
 def test_torch_and_numba_have_one_pool() -> None:

@@ -11,6 +11,7 @@ from waiting import wait_until
 
 from gateway.latencies import Meter
 from gateway.pools import Pools
+from gateway.splits import FIRST
 from gateway.steering import Steered, Steering
 from gateway.windows import Goals
 from mesh.leader import Leadership
@@ -81,9 +82,7 @@ async def test_the_shares_follow_what_gateways_measure(
     assert decided.load > 0
 
 
-async def test_it_begins_with_the_whole_machine_for_both(
-    redis: Redis, pool: FakePool
-) -> None:
+async def test_it_begins_with_a_part_for_each(redis: Redis, pool: FakePool) -> None:
     """
     Shares that nobody set follow the queue; a leader sets some at its first window, so
     that what it sees is of these.
@@ -95,7 +94,7 @@ async def test_it_begins_with_the_whole_machine_for_both(
         await wait_until(lambda: pool.shares)
 
     begun = (await decisions(redis))[-1]
-    assert pool.shares[0] == begun.shares == Shares(prefill=100, decode=100)
+    assert pool.shares[0] == begun.shares == FIRST
     assert (begun.before, begun.reason) == (status.shares, "begins")
 
 

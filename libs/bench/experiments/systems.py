@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from bench.measures import SLO
 from mesh.errors import ConfigurationError
 
+SPLITS = 50, 60, 70, 80  # percent for prefill
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -52,8 +54,14 @@ def _by_queue(blocks: int, _: SLO) -> System:
     return System("semi", ("--kv-blocks", str(blocks)))
 
 
-def _halves(blocks: int, _: SLO) -> System:
-    return System("semi-50", ("--kv-blocks", str(blocks)), (50, 50))
+def _split(percent: int) -> Callable[[int, SLO], System]:
+    """So much for prefill, the rest for decode."""
+
+    def system(blocks: int, _: SLO) -> System:
+        shares = percent, 100 - percent
+        return System(f"semi-{percent}", ("--kv-blocks", str(blocks)), shares)
+
+    return system
 
 
 def _whole(blocks: int, _: SLO) -> System:
@@ -61,7 +69,7 @@ def _whole(blocks: int, _: SLO) -> System:
 
 
 def _dynamic(blocks: int, slo: SLO) -> System:
-    """The controller begins with (100, 100). ConfigurationError without SLOs."""
+    """Shares by the controller. ConfigurationError without SLOs."""
     if not (slo.ttft and slo.tpot):
         raise ConfigurationError(
             "semi-dynamic comes after another system, or with --ttft-slo and --tpot-slo"
@@ -78,7 +86,7 @@ KINDS: dict[str, Callable[[int, SLO], System]] = {
     "disaggregated": _disaggregated,
     "disaggregated-100": _competing,
     "semi": _by_queue,
-    "semi-50": _halves,
+    **{f"semi-{percent}": _split(percent) for percent in SPLITS},
     "semi-100": _whole,
     "semi-dynamic": _dynamic,
 }

@@ -1,7 +1,7 @@
 """A host's cores and its workers of both phases, whose steps take whole cores.
 
 As the real ones do (libs/engine/threads.py and cores.py, libs/worker/rest.py): a share
-becomes threads, more of them in some turns where it is no whole number of cores; a step
+becomes threads, more of them for some steps where it is no whole number of cores; a step
 begins when it has a core for each; who may have less than a core rests after each step.
 """
 
@@ -14,7 +14,6 @@ from bench.simulation.costs import Share
 from bench.simulation.worker import Worker
 
 CORE = 100  # what one core is, in percent
-TURN = 4  # steps with one number of threads
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +24,7 @@ class _Side:
     phase: int  # its place in the shares
     terms: tuple[bool, Shares] = field(default=(False, EVERYTHING))
     percent: int = 0  # of a core
-    owed: int = 0  # percent, by the turns so far
+    owed: float = 0.0  # percent times seconds, by the steps so far
     count: int = 0  # threads of the steps to come, or of those that are computed
     began: float = 0.0
     rests_until: float = 0.0
@@ -38,8 +37,19 @@ class _Side:
         share = EVERYTHING[0] if is_alone else shares[self.phase]
         self.percent = num_cores * share
         if not self.count:
-            wanted = max(CORE, self.percent)
-            self.count, self.owed = divmod(self.owed + wanted, CORE)
+            is_more = self.owed > 0.0 and self.wanted % CORE
+            self.count = self.wanted // CORE + (1 if is_more else 0)
+
+    def end(self, now: float) -> None:
+        """What its steps took counts against its part."""
+        self.owed += (now - self.began) * (self.wanted - self.count * CORE)
+        self.count = 0
+        self.rests_until = now + self.rest * (now - self.began)
+
+    @property
+    def wanted(self) -> int:
+        """Percent of a core; a step has one thread at least."""
+        return max(CORE, self.percent)
 
     @property
     def rest(self) -> float:
@@ -111,16 +121,15 @@ class Cores:
         is_alone, shares = side.terms
         if is_alone:
             return None
-        if sum(shares) > EVERYTHING[0] or side.rest:
+        if sum(shares) > EVERYTHING[0] or side.rest or side.percent % CORE:
             return 1
-        return TURN if side.percent % CORE else None
+        return None
 
     def _rest(self, now: float) -> None:
         """Who ended gives its cores back, and may rest."""
         for side in [each for each in self._computing if not each.worker.is_busy]:
             self._computing.remove(side)
-            side.count = 0
-            side.rests_until = now + side.rest * (now - side.began)
+            side.end(now)
             if side.rests_until > now:
                 self._wake(side.rests_until)
 

@@ -39,6 +39,17 @@ def test_shares_follow_the_slos_that_everyone_is_judged_by() -> None:
         KINDS["semi-dynamic"](64, SLO(ttft=0.75))
 
 
+def test_a_split_is_named_after_what_prefill_has() -> None:
+    """
+    Decode has the rest; where both have all of the machine they compete.
+    """
+    shares = {name: KINDS[name](64, SLOS).shares for name in KINDS}
+
+    assert shares["semi-70"] == (70, 30)
+    assert shares["semi-100"] == (100, 100)
+    assert shares["semi"] is None
+
+
 def test_systems_are_named_once_and_in_order() -> None:
     """
     A name that is none says which there are.
