@@ -33,7 +33,7 @@ BY_NAME = {load.name: load for load in loads()}
         ("phases of 2 s, 5/s", 5.0),
     ],
 )
-def test_it_does_hardly_worse_than_no_split(name: str, window_seconds: float) -> None:
+def test_it_does_no_worse_than_no_split(name: str, window_seconds: float) -> None:
     """
     Whether the load is steady, steps, or alternates slower or faster than windows; and
     nothing swings. It takes looks to see that a part for streams is too much.
@@ -42,8 +42,8 @@ def test_it_does_hardly_worse_than_no_split(name: str, window_seconds: float) ->
     ours = mean_of(LARGE, steered, BY_NAME[name])
     whole = mean_of(LARGE, design(LARGE), BY_NAME[name])
 
-    assert ours.attainment >= whole.attainment - 0.03
-    assert ours.changes <= 2
+    assert ours.attainment >= whole.attainment - 0.02
+    assert ours.changes <= 1.5
 
 
 @pytest.mark.parametrize("rate", [4.5, 6.0])

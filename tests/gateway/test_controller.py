@@ -125,6 +125,17 @@ def test_one_bad_window_changes_nothing() -> None:
     ]
 
 
+def test_in_the_first_split_prompts_need_not_fail_twice() -> None:
+    """
+    Their queue grows while one waits; streams may wait until it is sure.
+    """
+    late = told(Controller(GOALS), *[window(0.6, 0.02, FIRST)] * 2)
+    slow = told(Controller(GOALS), *[window(0.1, 0.06, FIRST)] * 3)
+
+    assert [verdict.reason for verdict in late] == ["settling", "ttft fails"]
+    assert [verdict.reason for verdict in slow][1:] == ["not sure yet", "tpot fails"]
+
+
 def test_few_requests_say_nothing() -> None:
     """
     A window with three requests is no ground for a change, however slow they were, nor
@@ -365,13 +376,17 @@ def test_decode_gets_more_as_answers_grow() -> None:
 
 def test_what_no_split_can_mend_is_left_alone() -> None:
     """
-    With far too much load both fail, whatever the shares: (100, 100) is tried now and then.
+    With far too much load both fail, whatever the shares; from the first split (100, 100) is
+    tried now and then.
     """
-    run = run_of((TOO_MUCH, 80), goals=Goals(0.5, 0.015))
+    loads, goals = [(TOO_MUCH, 40)], Goals(0.5, 0.015)
 
-    assert set(run.shares) == {FIRST, WHOLE}
-    assert run.reasons.count("both fail") > 50
-    assert run.num_changes <= 6
+    whole, parted = (run_of(*loads, goals=goals, shares=each) for each in (WHOLE, FIRST))
+
+    assert whole.num_changes == 0
+    assert set(whole.reasons) == {"settling", "both fail"}
+    assert set(parted.shares) <= {FIRST, WHOLE}
+    assert parted.num_changes <= 6
 
 
 @pytest.mark.parametrize("prefill", [30, 60])
