@@ -86,7 +86,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return directory
 
 
-@pytest.mark.parametrize("name", ["gemma2", "deepseek-v3", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "deepseek-v3", "qwen3-moe"])
 def test_triton_attention_computes_the_model(
     name: str, family: Callable[[str], Path]
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_wrong_attention_is_found(family: Callable[[str], Path]) -> None:
         prove(model.loaded, model.served, model.facts, model.geometry, BACKEND)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
 def test_stand_ins_answer_as_the_modules(
     name: str, family: Callable[[str], Path]
 ) -> None:
