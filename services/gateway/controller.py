@@ -9,7 +9,7 @@
 * A split is a real one: the two shares are 100 together. Only their ratio is in the model;
   beside the splits there is (100, 100), where both compete for everything.
 * Nobody swings. A look takes enough requests, however many windows that is. A failure has
-  to be seen at several looks in a row (of prompts in the first split at one), and each change that takes the last one back makes
+  to be seen at several looks in a row (of prompts in the first split at one less), and each change that takes the last one back makes
   the next wait twice as long. A phase gets no more than leaves the other, by its own
   curve, within its SLO.
 * It begins with a split in which streams have a part of their own, a small one, and goes
@@ -163,8 +163,8 @@ class Controller:
             return self._try_whole(observed) or self._keep(observed, "both fail")
         self._count(failing[0])
         # A queue grows while one waits, and what the first split left prompts was a guess.
-        is_sure = observed.shares == FIRST and failing[0] == "prefill"
-        if self._num_failing < self._sure and not is_sure:
+        is_guess = observed.shares == FIRST and failing[0] == "prefill"
+        if self._num_failing < self._sure - is_guess:
             return self._try_whole(observed) or self._keep(observed, "not sure yet")
         return self._raise(observed, failing[0])
 

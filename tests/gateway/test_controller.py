@@ -381,7 +381,9 @@ def test_what_no_split_can_mend_is_left_alone() -> None:
     """
     loads, goals = [(TOO_MUCH, 40)], Goals(0.5, 0.015)
 
-    whole, parted = (run_of(*loads, goals=goals, shares=each) for each in (WHOLE, FIRST))
+    whole, parted = (
+        run_of(*loads, goals=goals, shares=each) for each in (WHOLE, FIRST)
+    )
 
     assert whole.num_changes == 0
     assert set(whole.reasons) == {"settling", "both fail"}
