@@ -9,9 +9,9 @@
 * A split is a real one: the two shares are 100 together. Only their ratio is in the model;
   beside the splits there is (100, 100), where both compete for everything.
 * Nobody swings. A look takes enough requests, however many windows that is. A failure has
-  to be seen at several looks in a row (of prompts in the first split at one less), and each change that takes the last one back makes
-  the next wait twice as long. A phase gets no more than leaves the other, by its own
-  curve, within its SLO.
+  to be seen at several looks in a row, of prompts in the first split at one less, and each
+  change that takes the last one back makes the next wait twice as long. A phase gets no
+  more than leaves the other, by its own curve, within its SLO.
 * It begins with a split in which streams have a part of their own, a small one, and goes
   back to it: beside (100, 100) every token waits for a chunk of prompts now and then.
 * Nobody stays worse than (100, 100). Where a phase got more than in the first split, and the
