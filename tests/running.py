@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from tandem.plan import STEM_SOCKET
 from tandem.rundir import address_of
 from tandem.scaling import Wanted, ask
 from tandem.status import as_dict, read
@@ -46,6 +47,11 @@ class RunningMesh:
             for process in self.status()["processes"]
             if process["service"] == service and process["ready"]
         ]
+
+    @property
+    def stem(self) -> Path:
+        """What its workers are forks of; another mesh's may be, too: it starts sooner."""
+        return address_of(self.run_dir).sockets / STEM_SOCKET
 
     def redis_pid(self) -> int:
         """The embedded Redis."""

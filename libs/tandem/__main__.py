@@ -57,6 +57,7 @@ def up(
     log_format: of.LogFormat = of.LogFormatName.auto,
     engine: of.Engine = of.EngineName.transformer,
     check_seconds: of.CheckSeconds = 0.0,
+    stem: of.Stem = None,
 ) -> None:
     """Start a mesh on this machine and keep it running until Ctrl-C.
 
@@ -106,6 +107,7 @@ def up(
             redis_url=redis_url,
             log_level=log_level,
             log_format=log_format,
+            stem=stem,
         )
     )
 

@@ -203,6 +203,7 @@ LogLevel = Annotated[LogLevelName, Option(envvar="TANDEM_LOG_LEVEL")]
 LogFormat = Annotated[LogFormatName, Option(envvar="TANDEM_LOG_FORMAT")]
 Engine = Annotated[EngineName, Option(hidden=True)]
 CheckSeconds = Annotated[float, Option(min=0, hidden=True)]
+Stem = Annotated[Path | None, Option(hidden=True)]
 AsJson = Annotated[bool, Option("--json", help="For programs.")]
 Url = Annotated[
     str,

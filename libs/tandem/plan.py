@@ -103,6 +103,7 @@ class Options:
     log_level: str
     log_format: str
     slo: SLO = SLO()
+    stem: Path | None = None  # the socket of one that other meshes use, too
 
     @property
     def share_ladder(self) -> str:
@@ -184,7 +185,7 @@ def worker(
             settings["store_socket"] = sockets / DECODE_SOCKET
     if not options.has_stem:
         return _service(service, number, settings)
-    socket = settings["stem_socket"] = sockets / STEM_SOCKET
+    socket = settings["stem_socket"] = options.stem or sockets / STEM_SOCKET
     return replace(_service(service, number, settings), stem=socket)
 
 

@@ -132,7 +132,7 @@ async def growing(
     options: plan.Options, sockets: Path, supervisor: Supervisor
 ) -> AsyncIterator[None]:
     """Where workers are asked for, before and while there is a stem for them."""
-    if not options.has_stem:
+    if options.stem or not options.has_stem:
         yield
         return
     with stem_socket(sockets / plan.STEM_SOCKET) as listener:

@@ -14,9 +14,10 @@ NUM_BLOCKS = 96
 
 
 @pytest.fixture(scope="module")
-def small_mesh() -> Iterator[RunningMesh]:
+def small_mesh(mesh: RunningMesh) -> Iterator[RunningMesh]:
     options = ["--served-model-name", "test", "--prefill", "2", "--decode", "2"]
     options += ["--kv-blocks", str(NUM_BLOCKS), "--check-seconds", "0.1"]
+    options += ["--stem", str(mesh.stem)]
     with running_mesh(STORIES, *options) as running:
         yield running
 

@@ -27,8 +27,9 @@ ANSWERS = (
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[RunningMesh]:
-    with running_mesh(None, "--require-zero-copy") as running:
+def demo(mesh: RunningMesh) -> Iterator[RunningMesh]:
+    options = "--require-zero-copy", "--stem", str(mesh.stem)
+    with running_mesh(None, *options) as running:
         yield running
 
 

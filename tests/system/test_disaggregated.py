@@ -17,9 +17,9 @@ OPTIONS += ["--check-seconds", "0.1"]
 
 
 @pytest.fixture(scope="module")
-def disaggregated() -> Iterator[RunningMesh]:
+def disaggregated(mesh: RunningMesh) -> Iterator[RunningMesh]:
     """A prefill worker on one store, a decode worker on another."""
-    with running_mesh(STORIES, *OPTIONS) as running:
+    with running_mesh(STORIES, *OPTIONS, "--stem", str(mesh.stem)) as running:
         yield running
 
 

@@ -20,10 +20,10 @@ _salts = count()
 
 
 @pytest.fixture(scope="module")
-def fused() -> Iterator[RunningMesh]:
+def fused(mesh: RunningMesh) -> Iterator[RunningMesh]:
     """Two workers, each with both phases and a small budget of tokens for a step."""
     options = ["--paradigm", "fused", "--decode", "2"]
-    options += ["--max-num-batched-tokens", str(BUDGET)]
+    options += ["--max-num-batched-tokens", str(BUDGET), "--stem", str(mesh.stem)]
     with running_mesh(STORIES, *OPTIONS, *options) as running:
         yield running
 

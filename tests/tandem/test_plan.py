@@ -252,6 +252,19 @@ def test_workers_that_need_torch_are_forks(
     assert command.env.get("TANDEM_STEM_SOCKET") == (expected and str(expected))
 
 
+def test_several_meshes_may_have_one_stem() -> None:
+    """
+    Then none has one of its own, and workers and loaders are forks of that one.
+    """
+    workers = replace(OPTIONS.workers, engine="transformer")
+    options = replace(OPTIONS, workers=workers, stem=Path("/other/stem.sock"))
+
+    command = worker(options, "unix:///r.sock", Path("/run"), "decode", 0)
+
+    assert command.stem == Path("/other/stem.sock")
+    assert command.env["TANDEM_STEM_SOCKET"] == "/other/stem.sock"
+
+
 def test_a_stem_has_no_settings() -> None:
     """
     Those of its forks are theirs.

@@ -39,6 +39,7 @@ class Plan:
     peers: Sequence[System]
     load: Load
     out: Path
+    stem: Path | None = None  # of all meshes
 
     @property
     def ladder(self) -> Ladder:
@@ -49,7 +50,8 @@ class Plan:
     def options(self) -> list[str]:
         """Of each mesh."""
         model = ["--model", self.model] if self.model else []
-        return [*model, *self.setting.options]
+        stem = ["--stem", str(self.stem)] if self.stem else []
+        return [*model, *stem, *self.setting.options]
 
     @property
     def names(self) -> list[str]:

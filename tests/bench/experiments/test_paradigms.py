@@ -225,6 +225,17 @@ async def test_a_real_mesh_is_started_asked_and_stopped(tmp_path: Path) -> None:
     assert point.samples[0].used.keys() == {"default"}
 
 
+def test_meshes_have_one_stem_if_there_is_one(tmp_path: Path) -> None:
+    """
+    Where torch is imported already; a person's own options come after it.
+    """
+    asked = plan(tmp_path, {}, options=("--dtype", "bfloat16"))
+    at_all = ["--dtype", "bfloat16"]
+
+    assert asked.options == at_all
+    assert replace(asked, stem=Path("/s")).options == ["--stem", "/s", *at_all]
+
+
 async def test_a_mesh_that_does_not_start_says_why(tmp_path: Path) -> None:
     """
     In its own words.
