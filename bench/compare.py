@@ -1,8 +1,12 @@
 """Tandem and its peers on this machine: same model, same client, same prompts, in turn.
 
 Each peer is a script in bench/peers that can `install` and `serve`; what it needs lies in
-a folder of its own. One without a server can `measure` itself, in process: a ceiling.
-Figures of different days or machines do not compare: the ratios of one run do.
+a folder of its own. One without a server can `measure` itself, in process: a ceiling. The
+floor is one too: reading once what a token needs.
+
+A machine is quicker at one minute than at another. So all servers are up at once, and asked
+in rounds, one after the other; who is not asked takes 2 % of a core. What compares
+are neighbours: a ratio is the median of the rounds' ratios.
 
     make bench-peers ARGS="--only tandem vllm --shape qwen2.5-0.5b"
 """
@@ -16,11 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain, count
+from itertools import chain, count, product
 from pathlib import Path
+from statistics import median
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -37,8 +42,12 @@ STOP_SECONDS = 30
 LOAD_SECONDS = 3600  # for all repeats of one load
 MAX_MODEL_LEN = 2048
 OURS = {"tandem": "semi", "tandem-fused": "fused"}  # by paradigm
-# Engines without a server, and in what they compute.
-IN_PROCESS = {"openvino": "bfloat16 if the processor has it, or else float32"}
+FLOOR = "floor"  # of this machine, for weights as they are
+# Without a server.
+IN_PROCESS = {
+    "openvino": "a ceiling; computes in bfloat16 if the processor has it, or else float32",
+    FLOOR: "reads once the bytes of a token, or multiplies as often as a prompt must",
+}
 
 console = Console(stderr=True)
 
@@ -80,16 +89,27 @@ class Server:
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
+    port: int
     asking: Sequence[str] = ()  # options of `tandem bench`
+    loads: Sequence[Load] = LOADS  # that it can tell a figure of
 
 
-def servers(names: Sequence[str], homes: Path, model: Path, port: int) -> list[Server]:
+def servers(names: Sequence[str], homes: Path, model: Path) -> list[Server]:
+    ports = free_ports(len(names))
     return [
-        _ours(name, homes, model, port)
-        if name in OURS
-        else _peer(name, homes / name, model, port)
-        for name in names
+        _server(name, homes, model, port)
+        for name, port in zip(names, ports, strict=True)
     ]
+
+
+def _server(name: str, homes: Path, model: Path, port: int) -> Server:
+    if name in OURS:
+        return _ours(name, homes, model, port)
+    if name == FLOOR:
+        argv = [sys.executable, str(HERE / "floors.py"), str(model)]
+        alone = [load for load in LOADS if load.num_clients == 1]
+        return Server(name, argv, {}, port, loads=alone)
+    return _peer(name, homes / name, model, port)
 
 
 def _ours(name: str, homes: Path, model: Path, port: int) -> Server:
@@ -97,7 +117,7 @@ def _ours(name: str, homes: Path, model: Path, port: int) -> Server:
     argv += ["--paradigm", OURS[name]]
     argv += ["--port", str(port), "--dtype", "bfloat16"]
     argv += ["--max-model-len", str(MAX_MODEL_LEN), "--kv-blocks", "4096"]
-    return Server(name, [*argv, "--run-dir", str(homes / name)], {})
+    return Server(name, [*argv, "--run-dir", str(homes / name)], {}, port)
 
 
 def _peer(name: str, home: Path, model: Path, port: int) -> Server:
@@ -112,17 +132,18 @@ def _peer(name: str, home: Path, model: Path, port: int) -> Server:
     }
     asking = ["--model", str(model), "--plain"] if name == "transformers-serve" else []
     task = "measure" if name in IN_PROCESS else "serve"
-    return Server(name, [str(HERE / "peers" / name), task], env, asking)
+    argv = [str(HERE / "peers" / name), task]
+    return Server(name, argv, env, port, asking)
 
 
 def install(server: Server) -> None:
-    if server.name not in OURS:
+    if server.name not in (*OURS, FLOOR):
         script = server.argv[0]
         subprocess.run([script, "install"], env=os.environ | server.env, check=True)
 
 
 @contextmanager
-def running(server: Server, port: int, log: Path) -> Iterator[str]:
+def running(server: Server, log: Path) -> Iterator[str]:
     """The server's address, as long as the block lasts."""
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -132,7 +153,7 @@ def running(server: Server, port: int, log: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{server.port}"
     try:
         with console.status(f"starting {server.name}, log in {log}"):
             _wait(url, process)
@@ -164,21 +185,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def measuring(server: Server, port: int, log: Path) -> Iterator[list[str]]:
+def measuring(server: Server, log: Path) -> Iterator[list[str]]:
     """The command that measures a load, as long as the block lasts."""
     if server.name in IN_PROCESS:
         yield list(server.argv)
     else:
-        with running(server, port, log) as url:
+        with running(server, log) as url:
             argv = [sys.executable, "-m", "tandem", "bench", "--url", url, "--json"]
             yield [*argv, *server.asking]
 
 
-def measured(
-    server: Server, argv: Sequence[str], load: Load, repeats: int
-) -> dict[str, float]:
-    """Median, least and most of the load's figure."""
-    argv = [*argv, *load.options(), "--repeats", str(repeats)]
+def measured(server: Server, argv: Sequence[str], load: Load, seed: int) -> float:
+    """The load's figure; each seed asks other prompts."""
+    argv = [*argv, *load.options(), "--repeats", "1", "--seed", str(seed)]
     env = os.environ | server.env
     with console.status(f"{server.name}: {load.title}"):
         output = subprocess.check_output(argv, env=env, timeout=LOAD_SECONDS)
@@ -186,42 +205,55 @@ def measured(
     failed = sum(run["num_failed"] for run in report["runs"])
     if failed:
         raise RuntimeError(f"{failed} requests failed: {report['runs'][0]['errors']}")
-    return dict(report["figures"][load.figure])
+    return float(report["figures"][load.figure]["median"])
 
 
-Figures = dict[str, dict[str, dict[str, float]]]  # server, load, spread
+Figures = dict[str, dict[str, list[float]]]  # server, load, one of each round
 
 
-def measurements(
-    server: Server,
+def rounds(
+    asked: Sequence[Server],
     loads: Sequence[Load],
-    repeats: int,
-    place: tuple[int, Path],
+    num_rounds: int,
+    homes: Path,
     figures: Figures,
 ) -> Iterator[None]:
-    """Add a server's figures, one after the other. What fails is told, and ends it.
+    """Add a figure of each server for each load in each round, the servers in turn.
 
-    The place is (port, log).
+    Who fails is told of, and takes no part any more.
     """
-    of_server = figures.setdefault(server.name, {})
+    with ExitStack() as stack:
+        argvs: dict[str, list[str]] = {}
+        for server in asked:
+            figures[server.name] = {load.title: [] for load in LOADS}
+            with _telling(server):
+                install(server)
+                log = homes / f"{server.name}.log"
+                argvs[server.name] = stack.enter_context(measuring(server, log))
+        for seed, load, server in product(range(num_rounds), loads, asked):
+            if server.name not in argvs or load not in server.loads:
+                continue
+            argv = argvs.pop(server.name)
+            with _telling(server):
+                found = measured(server, argv, load, seed)
+                figures[server.name][load.title].append(found)
+                argvs[server.name] = argv
+            yield
+
+
+@contextmanager
+def _telling(server: Server) -> Iterator[None]:
     try:
-        install(server)
-        with measuring(server, *place) as argv:
-            for load in loads:
-                of_server[load.title] = measured(server, argv, load, repeats)
-                yield
+        yield
     except (RuntimeError, subprocess.SubprocessError) as error:
         console.print(f"[red]{server.name}: {error}")
 
 
 def ratio(load: Load, figures: Figures, ours: str, peer: str) -> str:
     """Ours to the peer's; less than one is faster for times, more for rates."""
-    try:
-        mine = figures[ours][load.title]["median"]
-        theirs = figures[peer][load.title]["median"]
-    except KeyError:
-        return ""
-    return f"{mine / theirs:.2f}"
+    pairs = zip(figures[ours][load.title], figures[peer][load.title], strict=False)
+    ratios = [mine / theirs for mine, theirs in pairs]
+    return f"{median(ratios):.2f}" if ratios else ""
 
 
 def as_markdown(figures: Figures, shape: str) -> str:
@@ -230,16 +262,17 @@ def as_markdown(figures: Figures, shape: str) -> str:
         f"# {shape}, bfloat16, {date.today()}",
         "",
         f"{_processor()}, {os.cpu_count()} cores. `make bench-peers`: medians, and least to",
-        "most of the repeats; the client runs on the same cores.",
+        "most of the rounds, in which the servers take turns; the client runs on the same cores.",
+        "Ratios are medians of the rounds' ratios.",
         "",
         "| server | " + " | ".join(titles) + " |",
         "|---" * (len(titles) + 1) + "|",
     ]
     for name, loads in figures.items():
-        cells = [_cell(loads.get(title)) for title in titles]
+        cells = [_cell(loads[title]) for title in titles]
         lines.append(f"| {_label(name)} | " + " | ".join(cells) + " |")
     for name in filter(IN_PROCESS.__contains__, figures):
-        lines += ["", f"{_label(name)}: a ceiling; computes in {IN_PROCESS[name]}."]
+        lines += ["", f"{_label(name)}: {IN_PROCESS[name]}."]
     for ours in filter(OURS.__contains__, figures):
         lines += ["", f"{ours}'s figure by the peer's:", ""]
         lines += ["| peer | " + " | ".join(titles) + " |"]
@@ -255,10 +288,10 @@ def _label(name: str) -> str:
     return f"{name} (in process, no HTTP)" if name in IN_PROCESS else name
 
 
-def _cell(spread: dict[str, float] | None) -> str:
-    if spread is None:
+def _cell(found: Sequence[float]) -> str:
+    if not found:
         return "not measured"
-    return f"{spread['median']:.1f} ({spread['least']:.1f} to {spread['most']:.1f})"
+    return f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
 def _processor() -> str:
@@ -270,14 +303,17 @@ def _processor() -> str:
 def as_table(figures: Figures) -> Table:
     table = Table("server", *(load.title for load in LOADS))
     for name, loads in figures.items():
-        table.add_row(_label(name), *(_cell(loads.get(load.title)) for load in LOADS))
+        table.add_row(_label(name), *(_cell(loads[load.title]) for load in LOADS))
     return table
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(number: int) -> list[int]:
+    """All different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def unwritten(path: Path) -> Path:
@@ -287,14 +323,15 @@ def unwritten(path: Path) -> Path:
 
 
 def main() -> None:
-    known = [*OURS, *sorted(path.name for path in (HERE / "peers").iterdir())]
+    peers = sorted(path.name for path in (HERE / "peers").iterdir())
+    known = [*OURS, *peers, FLOOR]
     parser = argparse.ArgumentParser(description="Compare servers on this machine.")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
     names = [load.name for load in LOADS]
     parser.add_argument("--loads", nargs="+", choices=names, default=names)
     parser.add_argument("--shape", choices=SHAPES, default="llama-120m")
     parser.add_argument("--homes", type=Path, default=ROOT / ".peers")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     homes = options.homes.resolve()
@@ -302,15 +339,12 @@ def main() -> None:
     model = homes / "models" / options.shape
     if not model.exists():
         make(options.shape, model)
-    port = free_port()
     path = unwritten(RESULTS / f"{date.today()}-peers-{options.shape}.md")
     figures: Figures = {}
-    for server in servers(options.only, homes, model, port):
-        place = port, homes / f"{server.name}.log"
-        for _ in measurements(server, loads, options.repeats, place, figures):
-            # Each time: who interrupts hours of this keeps what there is.
-            path.write_text(as_markdown(figures, options.shape))
-        path.write_text(as_markdown(figures, options.shape))  # what failed, too
+    asked = servers(options.only, homes, model)
+    for _ in rounds(asked, loads, options.rounds, homes, figures):
+        # Each time: who interrupts hours of this keeps what there is.
+        path.write_text(as_markdown(figures, options.shape))
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

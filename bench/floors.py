@@ -2,11 +2,17 @@
 
 Of a mixture of experts a token multiplies with those that it is sent to, and a step reads
 those that some token is sent to: with random weights any expert is as likely as another.
+
+As a program it tells in how much time this machine reads and multiplies that, for compare.py:
+of one stream, as `tandem bench --json` would.
 """
 
+import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 BYTES = 2  # of a weight, of K and of V: bfloat16
 
@@ -65,3 +71,37 @@ class Floors:
             return 0.0
         chosen = self.config.num_experts_per_tok / self.config.num_experts
         return float(1 - (1 - chosen) ** num_tokens)
+
+
+def milliseconds(
+    floors: Floors, num_input: int, num_output: int, rates: tuple[float, float]
+) -> dict[str, float]:
+    """By bytes and operations per second: of a prompt, and of a token of its answer."""
+    read, multiplied = rates
+    in_the_middle = num_input + num_output // 2
+    return {
+        "TTFT p50, ms": 1000 * floors.prompt_operations(num_input) / multiplied,
+        "TPOT p50, ms": 1000 * floors.decode_bytes(1, in_the_middle) / read,
+    }
+
+
+def main() -> None:
+    from steps import multiplied_per_second, read_bytes_per_second
+
+    parser = argparse.ArgumentParser(description="What no server can beat here.")
+    parser.add_argument("model", type=Path, help="a folder with a model in bfloat16")
+    parser.add_argument("--input", type=int, required=True)
+    parser.add_argument("--output", type=int, required=True)
+    options, _ = parser.parse_known_args()
+    weights_bytes = sum(
+        path.stat().st_size for path in options.model.glob("*.safetensors")
+    )
+    floors = Floors(AutoConfig.from_pretrained(options.model), weights_bytes)
+    rates = read_bytes_per_second(), multiplied_per_second()
+    found = milliseconds(floors, options.input, options.output, rates)
+    figures = {title: {"median": value} for title, value in found.items()}
+    print(json.dumps({"runs": [], "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()

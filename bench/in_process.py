@@ -19,6 +19,8 @@ TOKENS = range(100, 1000)  # of prompts, as `tandem bench` draws them
 CACHE_GB = 2
 MAX_NUM_BATCHED_TOKENS = 2048
 RUNNING = "RUNNING"
+# All are numbers.
+OPTIONS = "input", "output", "concurrency", "requests", "warm-up", "repeats", "seed"
 
 
 class Output(Protocol):
@@ -171,10 +173,10 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure OpenVINO GenAI in process.")
     parser.add_argument("model", help="a folder with a converted model")
-    for option in ("input", "output", "concurrency", "requests", "warm-up", "repeats"):
+    for option in OPTIONS:
         parser.add_argument(f"--{option}", type=int, required=True)
     options = parser.parse_args()
-    rng = random.Random("in process")
+    rng = random.Random(options.seed)
 
     def ask(count: int) -> list[Request]:
         prompts = [rng.choices(TOKENS, k=options.input) for _ in range(count)]

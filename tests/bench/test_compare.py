@@ -2,33 +2,56 @@
 
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from running import DEMO
 
 import compare
 
 TTFT, TPOT, *_ = compare.LOADS
+# Prints the seed and the load's number of tokens, as `tandem bench` prints figures.
+PROGRAM = f"""
+import json, sys
+if sys.argv[1] == "install": sys.exit()
+at = lambda option: float(sys.argv[sys.argv.index(option) + 1])
+found = {{"median": 100 * at("--seed") + at("--output")}}
+figures = dict.fromkeys(({TTFT.figure!r}, {TPOT.figure!r}), found)
+print(json.dumps({{"runs": [], "figures": figures}}))
+"""
 
 
-def spread(median: float) -> dict[str, float]:
-    return {"median": median, "least": median - 1, "most": median + 1}
+def figures_of(**servers: dict[str, list[float]]) -> compare.Figures:
+    """Of each load that is not named there are none."""
+    nothing: dict[str, list[float]] = {load.title: [] for load in compare.LOADS}
+    return {name: nothing | loads for name, loads in servers.items()}
 
 
 @pytest.fixture
 def figures() -> compare.Figures:
     """Two servers, one of which did not get through its second load."""
-    return {
-        "tandem": {TTFT.title: spread(80.0), TPOT.title: spread(5.0)},
-        "other": {TTFT.title: spread(100.0)},
-    }
+    mine = {TTFT.title: [81.0, 79.0, 80.0], TPOT.title: [5.0, 4.0, 6.0]}
+    return figures_of(tandem=mine, other={TTFT.title: [90.0, 100.0, 200.0]})
 
 
-def test_ratio_is_ours_by_the_peers(figures: compare.Figures) -> None:
+def engine(
+    name: str, folder: Path, program: str, *loads: compare.Load
+) -> compare.Server:
+    """One that is measured in process."""
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\n{program}")
+    path.chmod(0o755)
+    argv = [str(path), "measure"]
+    return compare.Server(name, argv, {}, 0, loads=loads or compare.LOADS)
+
+
+def test_a_ratio_is_the_middle_one_of_the_rounds(figures: compare.Figures) -> None:
     """
-    Less than one is faster where a figure is a time; what failed has no ratio.
+    Ours by the peer's, each of the same round. Less than one is faster where a figure is
+    a time; what failed has no ratio.
     """
-    assert compare.ratio(TTFT, figures, "tandem", "other") == "0.80"
+    assert compare.ratio(TTFT, figures, "tandem", "other") == "0.79"
     assert compare.ratio(TPOT, figures, "tandem", "other") == ""
 
 
@@ -42,14 +65,14 @@ def test_report_shows_spread_failure_and_ratios(figures: compare.Figures) -> Non
     assert any(
         line.startswith("| other |") and "not measured" in line for line in lines
     )
-    assert any(line.startswith("| other | 0.80 |") for line in lines)
+    assert any(line.startswith("| other | 0.79 |") for line in lines)
 
 
 def test_report_tells_an_engine_from_servers(figures: compare.Figures) -> None:
     """
     What is measured in process says so wherever it is named, and has its ratios.
     """
-    figures["openvino"] = {TTFT.title: spread(40.0)}
+    figures |= figures_of(openvino={TTFT.title: [40.5, 39.5, 40.0]})
 
     lines = compare.as_markdown(figures, "llama-120m").splitlines()
 
@@ -58,15 +81,15 @@ def test_report_tells_an_engine_from_servers(figures: compare.Figures) -> None:
     assert any("| 2.00 |" in line for line in named)
 
 
-def test_each_peer_has_a_home_and_the_same_model(tmp_path: Path) -> None:
+def test_each_peer_has_a_home_a_port_and_the_same_model(tmp_path: Path) -> None:
     """
     Peers are scripts that are told where to live, what to serve and on which port.
     """
     names = ["tandem-fused", "vllm"]
-    ours, peer = compare.servers(names, tmp_path, Path("/model"), 8123)
+    ours, peer = compare.servers(names, tmp_path, Path("/model"))
 
     assert peer.env["MODEL"] == "/model"
-    assert peer.env["PORT"] == "8123"
+    assert peer.env["PORT"] == str(peer.port) != str(ours.port)
     assert Path(peer.env["PEER_HOME"]) == tmp_path / "vllm"
     assert Path(peer.argv[0]).is_file()
     assert "/model" in ours.argv
@@ -77,50 +100,85 @@ def test_an_engine_without_a_server_measures_itself(tmp_path: Path) -> None:
     """
     Nothing is started for it: its script gets the load that servers are asked with.
     """
-    (peer,) = compare.servers(["openvino"], tmp_path, Path("/model"), 8123)
+    (peer,) = compare.servers(["openvino"], tmp_path, Path("/model"))
 
-    with compare.measuring(peer, 8123, tmp_path / "log") as argv:
+    with compare.measuring(peer, tmp_path / "log") as argv:
         pass
 
     assert argv == [str(compare.HERE / "peers" / "openvino"), "measure"]
     assert not (tmp_path / "log").exists()
 
 
-def test_the_figure_of_a_load_is_read_from_what_its_command_prints() -> None:
+def test_the_floor_is_of_one_stream(tmp_path: Path) -> None:
     """
-    The command is told of the load and of the peer, and how often to repeat it.
+    What the machine must read and multiply for one request says nothing of many at once.
     """
-    peer = compare.Server("some", [], {"FIGURE": TTFT.figure})
-    program = """
-import json, os, sys
-lengths = {"median": float(sys.argv[2]), "least": 0, "most": float(sys.argv[-1])}
-print(json.dumps({"runs": [], "figures": {os.environ["FIGURE"]: lengths}}))
-"""
+    (floor,) = compare.servers([compare.FLOOR], tmp_path, DEMO)
 
-    found = compare.measured(peer, [sys.executable, "-c", program], TTFT, 3)
+    found = [compare.measured(floor, floor.argv, load, 0) for load in floor.loads]
 
-    assert found == {"median": TTFT.num_input, "least": 0, "most": 3}
+    assert list(floor.loads) == [TTFT, TPOT]
+    assert all(milliseconds > 0 for milliseconds in found)
+
+
+def test_servers_take_turns(tmp_path: Path) -> None:
+    """
+    In each round each is asked every load that it can be asked, with prompts of that
+    round's. Who looks between two finds what was measured.
+    """
+    asked = [
+        engine("openvino", tmp_path, PROGRAM),
+        engine("floor", tmp_path, PROGRAM, TPOT),
+    ]
+    figures: compare.Figures = {}
+
+    seen = [
+        sum(len(each) for loads in figures.values() for each in loads.values())
+        for _ in compare.rounds(asked, [TTFT, TPOT], 2, tmp_path, figures)
+    ]
+
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert figures["openvino"][TTFT.title] == [2.0, 102.0]
+    assert figures["floor"] == figures_of(floor={TPOT.title: [128.0, 228.0]})["floor"]
+
+
+def test_who_fails_takes_nothing_away(tmp_path: Path) -> None:
+    """
+    From others or from what it was measured before; it is asked no more.
+    """
+    fails = f"import sys\nif '{TPOT.num_output}' in sys.argv: sys.exit(1)\n"
+    asked = [
+        engine("openvino", tmp_path, fails + PROGRAM),
+        engine("floor", tmp_path, PROGRAM),
+    ]
+    figures: compare.Figures = {}
+
+    list(compare.rounds(asked, [TTFT, TPOT], 2, tmp_path, figures))
+
+    assert figures["openvino"] == figures_of(openvino={TTFT.title: [2.0]})["openvino"]
+    assert figures["floor"][TPOT.title] == [128.0, 228.0]
 
 
 def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
     """
     Who ends instead of starting is an error at once, and not after the limit.
     """
-    server = compare.Server("broken", ["/bin/false"], {})
+    server = compare.Server("broken", ["/bin/false"], {}, 9)
 
     with (
         pytest.raises(RuntimeError, match="exit code 1"),
-        compare.running(server, compare.free_port(), tmp_path / "log"),
+        compare.running(server, tmp_path / "log"),
     ):
         pass
 
 
-def test_a_free_port_is_free() -> None:
+def test_free_ports_are_free() -> None:
     """
-    Somebody can listen there.
+    Somebody can listen at each, at the same time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", compare.free_port()))
+    with ExitStack() as stack:
+        for port in compare.free_ports(3):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
 
 
 def test_results_of_the_same_day_stay(tmp_path: Path) -> None:
@@ -134,27 +192,3 @@ def test_results_of_the_same_day_stay(tmp_path: Path) -> None:
         names = sorted(each.name for each in tmp_path.iterdir())
 
     assert names == ["results-2.md", "results-3.md", "results.md"]
-
-
-def test_figures_are_there_before_the_next_load_is_measured(tmp_path: Path) -> None:
-    """
-    A comparison takes hours: who looks after each load finds what was measured, and what
-    fails then takes nothing away.
-    """
-    program = tmp_path / "peer"
-    program.write_text(f"""#!{sys.executable}
-import json, sys
-if "{TPOT.num_output}" in sys.argv:
-    sys.exit(1)
-print(json.dumps({{"runs": [], "figures": {{{TTFT.figure!r}: {spread(80.0)}}}}}))
-""")
-    program.chmod(0o755)
-    peer = compare.Server("openvino", [str(program), "measure"], {})
-    place = compare.free_port(), tmp_path / "log"
-    figures: compare.Figures = {}
-
-    measuring = compare.measurements(peer, [TTFT, TPOT], 1, place, figures)
-    seen = [dict(figures["openvino"]) for _ in measuring]
-
-    assert seen == [{TTFT.title: spread(80.0)}]
-    assert figures["openvino"] == seen[0]

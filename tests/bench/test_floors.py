@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from floors import Floors
+from floors import Floors, milliseconds
 from models import SHAPES
 
 
@@ -73,3 +73,18 @@ def test_a_prompt_multiplies_two_for_each_weight() -> None:
     attended = 2 * 4096 * 32
     assert short == pytest.approx(layers + attended)
     assert long == pytest.approx(1000 * layers + 1000**2 * attended)
+
+
+def test_times_are_by_the_machine_s_rates() -> None:
+    """
+    A prompt takes as long as its operations, a token as its bytes, in the middle of the
+    answer.
+    """
+    floors = Floors(SHAPES["llama-120m"], num_bytes("llama-120m"))
+
+    found = milliseconds(floors, 512, 128, (10e9, 1e12))
+
+    assert found == {
+        "TTFT p50, ms": pytest.approx(floors.prompt_operations(512) / 1e9),
+        "TPOT p50, ms": pytest.approx(floors.decode_bytes(1, 576) / 10e6),
+    }
