@@ -135,6 +135,8 @@ class Ours:
             ttfts=window.ttfts,
             tpots=window.tpots,
             load=window.num_prompt_tokens / window.seconds,
+            num_begun=window.num_begun,
+            num_ended=window.num_ended,
         )
         verdict = self._controller.decide(seen)
         return Shares(verdict.shares.prefill, verdict.shares.decode)

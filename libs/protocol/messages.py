@@ -112,6 +112,8 @@ class Latencies(Message):
     ttfts: tuple[float, ...] = ()  # seconds; of requests still waiting, how long by now
     tpots: tuple[float, ...] = ()  # seconds, of each stream in that while
     num_prompt_tokens: int = 0  # that arrived
+    num_begun: int = 0  # streams, by their first token
+    num_ended: int = 0  # of such streams, however they did
 
 
 Reason = Literal[
@@ -127,6 +129,7 @@ Reason = Literal[
     "a trial of 100/100",
     "the split was better",
     "a split was worse",
+    "streams pile up",
     "no longer needed",
     "a person's order",
 ]

@@ -18,6 +18,9 @@
   one that gave way fails too, in any window, or all is much worse than before, (100, 100)
   comes at once. That is a trial of it, as is made of a split that goes on failing: what was
   better remains. Trials, and splits after one that lost, come ever more rarely at that load.
+* No split lives on credit. Where more streams begin than end, look after look, decode has
+  less than it needs, and TPOT tells of that when the streams are there: (100, 100) comes
+  before it fails, and what such a split was like meanwhile proves nothing.
 * No split outlives its reason. When the load is another one, and the phase that the split
   was for would be well within its SLO without it, the first one comes back.
 * Where phases compete nobody leaves in vain. A queue is in TTFT, so any more may be of use;
@@ -31,7 +34,7 @@ from dataclasses import dataclass
 
 from gateway.evidence import ENOUGH, LEAST, Evidence, num_samples
 from gateway.expectations import Expectations
-from gateway.pressure import direction, is_better, is_steady, mean
+from gateway.pressure import direction, is_better, is_steady, mean, piles_up
 from gateway.rests import Rests
 from gateway.splits import FIRST, STEP, WHOLE, as_split, other_of, raised, who_gave_way
 from gateway.windows import Goals, Observed, Window
@@ -45,6 +48,8 @@ MOST_SURE = 16
 CALM = 20  # looks in a row without a failure, after which less is needed again
 DOUBTED, FAILING = 8, 4  # a split of whose so many latest looks so many failed
 TRIAL = 4  # looks at a trial
+PILING = 3  # looks in a row
+NEAR = 0.3  # of TPOT's SLO: streams that pile up will break it soon
 MUCH_WORSE = 1.5  # times the pressure under (100, 100)
 LATEST = 4  # windows, whose mean is the present load
 OVER = 3  # windows in a row in which a split is for nothing
@@ -90,6 +95,7 @@ class Controller:
         self._num_failing = 0  # in a row
         self._num_holding = 0  # the same, of windows in which nothing fails
         self._spell: list[float] = []  # pressures since the last change
+        self._flows: deque[tuple[int, int]] = deque(maxlen=PILING)  # the same
         self._whole: Sequence[float] = ()  # of the last spell of (100, 100)
         self._sure = SURE
         self._raised: Phase | None = None  # by the last change
@@ -141,9 +147,12 @@ class Controller:
         """At enough requests."""
         self._model.remember(observed)
         self._spell.append(observed.pressure(self._goals))
+        self._flows.append(observed.flow)
         self._rests.go_on(self._load)
         if self._trial is not None:
             return self._go_on_trying(observed, self._trial)
+        if self._lives_on_credit(observed):
+            return self._leave_split(observed, "streams pile up")
         if self._is_much_worse(observed):
             return self._leave_split(observed)
         return self._judge(observed)
@@ -259,6 +268,15 @@ class Controller:
         return min(latest) > 1 and is_worse and is_steady(whole)
 
     @property
+    def _piles_up(self) -> bool:
+        return len(self._flows) == PILING and piles_up(self._flows)
+
+    def _lives_on_credit(self, observed: Observed) -> bool:
+        """Whether a split's streams pile up, and TPOT is no longer far from its SLO."""
+        is_near = (observed.tpot or 0.0) > NEAR * self._goals.tpot_seconds
+        return observed.shares != WHOLE and is_near and self._piles_up
+
+    @property
     def _gave_way(self) -> Phase | None:
         """The phase that has less for the other one's sake."""
         if self._in_force in (None, FIRST, WHOLE):
@@ -284,13 +302,17 @@ class Controller:
     def _doubt(self) -> None:
         self._sure = min(2 * self._sure, MOST_SURE)
 
-    def _leave_split(self, observed: Observed) -> Verdict:
-        """At once; whether it was better after all is seen then, if it was not of late."""
+    def _leave_split(
+        self, observed: Observed, reason: Reason = "a split was worse"
+    ) -> Verdict:
+        """At once; whether it was better after all is seen then, if it was not of late, and
+        if it lasted.
+        """
         self._doubt()
-        if not self._rests.is_at(self._load):
+        if not (self._rests.is_at(self._load) or self._piles_up):
             self._trial = _Trial(observed.shares, self._spell[-DOUBTED:])
         self._rests.take(self._load)
-        return self._change(observed, WHOLE, "a split was worse")
+        return self._change(observed, WHOLE, reason)
 
     def _keep(self, observed: Observed, reason: Reason) -> Verdict:
         return Verdict(
@@ -310,6 +332,7 @@ class Controller:
         self._age = 0
         self._failing, self._num_failing = None, 0
         self._spell.clear()
+        self._flows.clear()
         self._evidence.clear()
 
     def _count(self, phase: Phase) -> None:

@@ -45,4 +45,6 @@ def joined(windows: Sequence[Window]) -> Window:
         ttfts=[ttft for each in windows for ttft in each.ttfts],
         tpots=[tpot for each in windows for tpot in each.tpots],
         load=sum(each.load for each in windows) / len(windows),
+        num_begun=sum(each.num_begun for each in windows),
+        num_ended=sum(each.num_ended for each in windows),
     )

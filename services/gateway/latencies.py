@@ -70,6 +70,7 @@ class Meter:
             yield
         finally:
             self._count(request, mark := self._open.pop(request))
+            self._num_ended += bool(mark.num_tokens)
             if not mark.has_tpot:
                 self._count_tokens(request, mark)
 
@@ -83,6 +84,8 @@ class Meter:
             ttfts=_some(self._ttfts),
             tpots=_some(self._tpots),
             num_prompt_tokens=self._num_prompt_tokens,
+            num_begun=self._num_begun,
+            num_ended=self._num_ended,
         )
         self._clear()
         return taken
@@ -90,13 +93,14 @@ class Meter:
     def _clear(self) -> None:
         self._ttfts: list[float] = []
         self._tpots: list[float] = []
-        self._num_prompt_tokens = 0
+        self._num_prompt_tokens = self._num_begun = self._num_ended = 0
 
     def _count(self, request: Measured, mark: _Mark) -> None:
         """What came since the mark."""
         if request.first_token_at is None or request.last_token_at is None:
             return
         if not mark.num_tokens:
+            self._num_begun += 1
             self._ttfts.append(request.first_token_at - request.arrived_at)
             mark.seconds, mark.num_tokens = request.first_token_at, 1
         if request.num_received - mark.num_tokens >= SAMPLE_TOKENS:

@@ -4,12 +4,14 @@ The pressure of a window is its latency over its SLO; 1 is the SLO. While a queu
 level tells of the past: what comes after is compared with where it was heading.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 NOTABLE = 0.2  # of the mean: what grows by less over a spell is steady
 STEADY = 0.5  # of the mean: what varies by less goes on as it is
 BETTER = 0.95  # times the other's: less is no difference
+CHANCE = 3.0  # deviations that are no chance any more
 GAP = 1  # windows between two spells that count for neither
 
 
@@ -30,6 +32,17 @@ def direction(pressures: Sequence[float]) -> int:
 def is_steady(pressures: Sequence[float]) -> bool:
     """Whether it neither jumps nor grows."""
     return max(pressures) - min(pressures) <= STEADY * mean(pressures)
+
+
+def piles_up(flows: Collection[tuple[int, int]]) -> bool:
+    """Whether more streams begin than end, in each of some windows and beyond chance.
+
+    Flows are (begun, ended). Both are numbers of events that come at random, so their
+    difference is one of the same kind: its deviation is the root of their sum.
+    """
+    begun, ended = (sum(counts) for counts in zip(*flows, strict=True))
+    is_each = all(fewer < more for more, fewer in flows)
+    return is_each and begun - ended > CHANCE * math.sqrt(begun + ended)
 
 
 def forecast(pressures: Sequence[float], count: int) -> float:

@@ -78,6 +78,8 @@ class Collected:
     ttfts: list[float]
     tpots: list[float]
     num_prompt_tokens: int = 0
+    num_begun: int = 0
+    num_ended: int = 0
 
     @classmethod
     def nothing(cls) -> "Collected":
@@ -92,6 +94,14 @@ class Collected:
         self.ttfts.extend(report.ttfts)
         self.tpots.extend(report.tpots)
         self.num_prompt_tokens += report.num_prompt_tokens
+        self.num_begun += report.num_begun
+        self.num_ended += report.num_ended
+
+    def window(self, shares: Shares, seconds: float) -> Window:
+        """All of it; it took so long, under these shares."""
+        load = self.num_prompt_tokens / seconds
+        flow = self.num_begun, self.num_ended
+        return Window(shares, self.ttfts, self.tpots, load, *flow)
 
 
 class Steering:
@@ -153,8 +163,7 @@ class Steering:
         before = self._pool.shares
         if before is None:
             return
-        load = collected.num_prompt_tokens / seconds
-        window = Window(before, collected.ttfts, collected.tpots, load)
+        window = collected.window(before, seconds)
         by = self._pool.shares_by
         match by:
             case "order":

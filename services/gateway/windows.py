@@ -32,6 +32,8 @@ class Window:
     ttfts: Sequence[float]  # seconds; of requests that still wait, how long by now
     tpots: Sequence[float]  # seconds, of each stream
     load: float  # prompt tokens per second
+    num_begun: int = 0  # streams, by their first token
+    num_ended: int = 0  # of such streams
 
     def at(self, percentile: int) -> "Observed":
         return Observed(
@@ -40,6 +42,7 @@ class Window:
             nearest_rank(self.tpots, percentile),
             self.load,
             nearest_rank(self.tpots, 50),
+            (self.num_begun, self.num_ended),
         )
 
 
@@ -52,6 +55,7 @@ class Observed:
     tpot: float | None
     load: float
     usual_tpot: float | None = None  # of most streams
+    flow: tuple[int, int] = (0, 0)  # streams that began, and that ended
 
     def pressure(self, goals: Goals) -> float:
         """The latency that is nearest to its SLO, or farthest beyond it; 1 is the SLO."""

@@ -90,14 +90,16 @@ def test_on_longbench_shares_have_to_follow_the_load() -> None:
 def test_the_gateway_s_controller_finds_shares_for_long_prompts() -> None:
     """
     Where (100, 100) no longer holds the SLOs its splits hold more of them; where (100,
-    100) is good enough it changes little.
+    100) is good enough it changes little, nor where nothing is good enough.
     """
     ours, fixed = points(LONGBENCH, 2, OURS, FIXED)
     calm, calm_fixed = points(SHAREGPT, 14, OURS, FIXED)
+    full, full_fixed = points(SHAREGPT, 16, OURS, FIXED)
 
     assert fixed.attainment < WANTED
     assert ours.attainment > fixed.attainment
     assert calm.attainment >= calm_fixed.attainment - 0.02
+    assert full.attainment >= full_fixed.attainment - 0.02
 
 
 def test_the_stand_in_for_algorithm_1_helps_the_phase_that_fails_alone() -> None:

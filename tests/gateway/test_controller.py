@@ -270,6 +270,28 @@ def test_a_split_that_was_better_after_all_comes_back() -> None:
     assert (again.shares, again.reason) == (WHOLE, "a split was worse")
 
 
+@pytest.mark.parametrize("shares", [FIRST, Shares(prefill=80, decode=20)])
+def test_no_split_lives_on_credit(shares: Shares) -> None:
+    """
+    Where ever more streams decode (100, 100) comes while both still hold, and it is not
+    that split which it is compared with. Where as many end as begin nothing changes, nor
+    while TPOT is far from its SLO.
+    """
+
+    def reasons(tpot: float, num_ended: int) -> list[str]:
+        seen = replace(window(0.3, tpot, shares), num_begun=20, num_ended=num_ended)
+        return [verdict.reason for verdict in told(Controller(GOALS), *[seen] * 6)]
+
+    credit = replace(window(0.3, 0.03, shares), num_begun=20, num_ended=8)
+    controller = Controller(GOALS)
+    *_, left = told(controller, *[credit] * 4)
+    after = told(controller, *[window(0.3, 0.03, WHOLE)] * 9)
+
+    assert (left.shares, left.reason) == (WHOLE, "streams pile up")
+    assert {verdict.shares for verdict in after} == {WHOLE}
+    assert set(reasons(0.03, 20)) == set(reasons(0.01, 8)) == {"settling", "both hold"}
+
+
 @pytest.mark.parametrize("period", [1, 2, 3, 5])
 def test_a_load_that_alternates_does_not_make_it_swing(period: int) -> None:
     """

@@ -58,9 +58,11 @@ def test_a_stream_counts_again_and_again(meter: Meter) -> None:
         second = meter.take()
     third = meter.take()
 
-    assert first == Latencies(ttfts=(0.5,), tpots=(0.25,), num_prompt_tokens=7)
+    assert first == Latencies(
+        ttfts=(0.5,), tpots=(0.25,), num_prompt_tokens=7, num_begun=1
+    )
     assert second == Latencies(tpots=(16.5 / (SAMPLE_TOKENS + 1),))
-    assert third == Latencies()
+    assert third == Latencies(num_ended=1)
 
 
 def test_a_single_gap_is_no_tpot(meter: Meter) -> None:
@@ -90,7 +92,9 @@ def test_what_ended_counts_too(meter: Meter) -> None:
         request.receive(at=0.5, count=3)
         request.receive(at=1.0, count=2)
 
-    assert meter.take() == Latencies(ttfts=(0.5,), tpots=(0.125,), num_prompt_tokens=7)
+    assert meter.take() == Latencies(
+        ttfts=(0.5,), tpots=(0.125,), num_prompt_tokens=7, num_begun=1, num_ended=1
+    )
 
 
 def test_who_waits_too_long_is_seen_before_an_answer(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.pressure import direction, forecast, is_better, is_steady
+from gateway.pressure import direction, forecast, is_better, is_steady, piles_up
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,25 @@ def test_what_varies_around_a_level_is_steady() -> None:
     spells = [[0.9, 1.1, 1.0], [1.0], [0.3, 0.28, 2.6, 7.5]]
 
     assert [is_steady(each) for each in spells] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("flows", "expected"),
+    [
+        ([(80, 60), (83, 55), (90, 52), (85, 66)], True),
+        ([(80, 79), (83, 80), (90, 88), (85, 83)], False),
+        ([(120, 60), (83, 84), (120, 60), (120, 60)], False),
+        ([(4, 2), (5, 4), (4, 3)], False),
+        ([(0, 0), (0, 0)], False),
+    ],
+)
+def test_streams_pile_up_where_always_more_begin(
+    flows: list[tuple[int, int]], expected: bool
+) -> None:
+    """
+    By much more than chance makes of so many, and without a window in which they do not.
+    """
+    assert piles_up(flows) == expected
 
 
 def test_a_queue_that_grows_is_expected_to_grow() -> None:

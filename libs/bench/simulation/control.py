@@ -28,6 +28,8 @@ class Window:
     ttfts: Sequence[float]  # of requests that still wait, how long by now
     tpots: Sequence[float]  # of requests that ended
     shares: Shares  # in force
+    num_begun: int = 0  # requests, by their first token
+    num_ended: int = 0  # of those
 
 
 class Controller(Protocol):
@@ -50,8 +52,10 @@ class Observations:
         """A token came; the first one counts."""
         if (sent := self._waiting.pop(sequence.number, None)) is not None:
             self._ttfts.append(now - sent)
+            self._num_begun += 1
 
     def ended(self, outcome: Outcome) -> None:
+        self._num_ended += bool(outcome.times)
         if outcome.tpot is not None:
             self._tpots.append(outcome.tpot)
 
@@ -64,11 +68,14 @@ class Observations:
             ttfts=[*self._ttfts, *(now - sent for sent in self._waiting.values())],
             tpots=self._tpots,
             shares=shares,
+            num_begun=self._num_begun,
+            num_ended=self._num_ended,
         )
         self._clear()
         return seen
 
     def _clear(self) -> None:
         self._num_arrived = self._num_prompt_tokens = 0
+        self._num_begun = self._num_ended = 0
         self._ttfts: list[float] = []
         self._tpots: list[float] = []
