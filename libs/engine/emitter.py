@@ -63,6 +63,11 @@ def multiplies_pairs() -> bool:
     return has("avx512bf16")
 
 
+def is_processor(name: str) -> bool:
+    """Whether machine code is for this processor, by LLVM's name for it."""
+    return (config.CPU_NAME or llvmlite.binding.get_host_cpu_name()) == name
+
+
 def has(feature: str) -> bool:
     """Whether machine code may use this feature, by LLVM's name for it."""
     chosen = config.CPU_FEATURES  # where somebody wants code for another processor
@@ -522,13 +527,13 @@ class Emitter:
         is_less = self._builder.icmp_signed("<", left, right)
         return self._builder.select(is_less, left, right)
 
-    def prefetch(self, address: Any) -> None:
-        """Ask for the cache line of an address, to be read and kept."""
+    def prefetch(self, address: Any, cache: int = 1) -> None:
+        """Ask for the cache line of an address, to be read, into the first or second cache."""
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, _INT32, _INT32, _INT32])
         function = self.function(kind, "llvm.prefetch.p0")
         address = self._builder.bitcast(address, pointer)
-        self._builder.call(function, [address, *(_INT32(n) for n in (0, 3, 1))])
+        self._builder.call(function, [address, *(_INT32(n) for n in (0, 4 - cache, 1))])
 
     def _masked_store(self, vector: Any, address: Any, mask: Any, align: int) -> None:
         if not _has_masks(vector.type):

@@ -62,7 +62,7 @@ def score_four(
                 with cgutils.for_range(builder, depth) as loop:
                     across = []
                     for now, later in zip(nows, laters, strict=True):
-                        emit.prefetch(emit.at(keys, loop.index, later))
+                        emit.prefetch(emit.at(keys, loop.index, later), 2)
                         across.append(_load(emit, emit.at(keys, loop.index, now), keys))
                     sums.add(left, row, loop.index, across)
                 sums.put((out, row, first))
@@ -104,7 +104,7 @@ def answer_four(
                         across = []
                         for column in columns:
                             ahead = builder.add(builder.add(later, line), column)
-                            emit.prefetch(emit.at(values, INT(0), ahead))
+                            emit.prefetch(emit.at(values, INT(0), ahead), 2)
                             place = emit.at(
                                 values, loop.index, builder.add(start, column)
                             )

@@ -25,8 +25,8 @@ from engine.vectors import (
     start_of,
 )
 
-# Keys scored between two updates of the softmax: few enough that they stay in cache, with
-# their values, and with what is asked for meanwhile: what follows.
+# Keys scored between two updates of the softmax: few enough that they stay in the second
+# cache, with their values, and with what is asked for meanwhile: what follows.
 KEYS_AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 16  # of K and V, of all heads of a task
 TASKS_PER_THREAD = 4  # at least: the last ones are not waited for long

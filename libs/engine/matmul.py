@@ -17,7 +17,15 @@ from numba.extending import intrinsic
 from engine.compiled import compiled
 from engine.compression import GROUP, GROUP_BYTES, TABLE_BYTES
 from engine.elementwise import add, gate
-from engine.emitter import HAS_WIDE_REGISTERS, INT, LANES, PAIRS, Emitter, emit_alone
+from engine.emitter import (
+    HAS_WIDE_REGISTERS,
+    INT,
+    LANES,
+    PAIRS,
+    Emitter,
+    emit_alone,
+    is_processor,
+)
 from engine.several import OUTPUTS, SEVERAL, fill_by_several
 from engine.task import Task, claims
 from engine.vectors import CACHE_LINE_BYTES, Part, moved, pointer_to, start_of
@@ -30,20 +38,21 @@ TILE = (6 if WIDENS else 3) * AT_ONCE
 Array = Any
 
 
-def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
+def _dots(rows: int, outputs: int, *, ahead: int = 0, asks: bool = True) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
     Called with (out, left, right, depth); out is float32, left may be what
     `engine.widened` made of rows, right may be int8, or groups of `engine.compression`
     after their tables. Pairs of neighbours are multiplied at once, so both operands are
-    read as they lie. Weights are asked for `ahead` times `outputs` before they are needed.
+    read as they lie. Weights are asked for `ahead` times `outputs` before they are needed,
+    unless nobody asks.
     """
 
     def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
         out, left, right = parts
         is_coded, is_plain = right[3] == types.uint8, right[3] == types.uint16
         # At any number of rows small weights come too late unless they are asked for.
-        lead = ahead * outputs if is_plain else AT_ONCE // 2
+        lead = asks and (ahead * outputs if is_plain else AT_ONCE // 2)
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
         step = GROUP if is_coded else PAIRS
@@ -94,7 +103,7 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         of = (each.types[0].dtype for each in signature.args[1:3])
-        name = ".".join([f"dots_{rows}x{outputs}", *map(str, of)])
+        name = ".".join([f"dots_{rows}x{outputs}", str(asks), *map(str, of)])
         emit_alone(context, builder, signature, arguments, name, body)
         return context.get_dummy_value()
 
@@ -106,13 +115,18 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
+# Zen 4 has 16 to 20 GB/s from memory that is read at two or four places at a time, and 27 to
+# 30 from one, if nobody asks: what comes next it fetches by itself.
+_IN_A_ROW = HAS_WIDE_REGISTERS and is_processor("znver4")
+_FITS = 2**13  # elements of rows that stay in the first cache while weights pass
 # Outputs that rows pass side by side. Few registers have no room for the weights of two,
 # and memory likes to be read from one place at a time.
-_BESIDE = 4 if HAS_WIDE_REGISTERS else 1
-_dots_8x2 = _dots(8, 2, ahead=4)
-_dots_4, _dots_4x1 = _dots(4, _BESIDE, ahead=2), _dots(4, 1, ahead=2)
-_dots_2, _dots_2x1 = _dots(2, _BESIDE), _dots(2, 1)
-_dots_1, _dots_1x1 = _dots(1, _BESIDE), _dots(1, 1)
+_BESIDE = 4 if HAS_WIDE_REGISTERS and not _IN_A_ROW else 1
+_WIDE = 4 if HAS_WIDE_REGISTERS else 1
+_dots_8x2, _dots_8x1 = _dots(8, 2, ahead=4), _dots(8, 1, ahead=4)
+_dots_4, _dots_4x1 = _dots(4, _WIDE, ahead=2), _dots(4, 1, ahead=2, asks=not _IN_A_ROW)
+_dots_2, _dots_2x1 = _dots(2, _BESIDE, asks=not _IN_A_ROW), _dots(2, 1)
+_dots_1, _dots_1x1 = _dots(1, _BESIDE, asks=not _IN_A_ROW), _dots(1, 1)
 
 
 @compiled()
@@ -258,6 +272,9 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
 @compiled()
 def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
+    while _IN_A_ROW and 8 * depth < _FITS and column < width:
+        _dots_8x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1
     while column + 2 <= width:
         _dots_8x2(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 2
@@ -270,9 +287,12 @@ def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> N
 @compiled()
 def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + _BESIDE <= width:
+    while _IN_A_ROW and 4 * depth < _FITS and column < width:
+        _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
+        column += 1
+    while column + _WIDE <= width:
         _dots_4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE
+        column += _WIDE
     while column < width:
         _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1

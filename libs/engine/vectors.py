@@ -165,14 +165,14 @@ def greatest_of(typing: Any, start: Any, first: Any, count: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, start: Any, first: Any, count: Any) -> Any:
-    """Ask for `count` elements in a row to be brought into cache."""
+    """Ask for `count` elements in a row to be brought into the second cache."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         start, first, count = arguments
         emit = Emitter(context, builder, signature)
         line = INT(CACHE_LINE_BYTES * 8 // signature.args[0].dtype.bitwidth)
         with cgutils.for_range_slice(builder, INT(0), count, line, inc=True) as at:
-            emit.prefetch(builder.gep(start, [builder.add(first, at[0])]))
+            emit.prefetch(builder.gep(start, [builder.add(first, at[0])]), 2)
         return context.get_dummy_value()
 
     return types.void(start, types.int64, types.int64), generate
