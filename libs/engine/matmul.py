@@ -118,7 +118,7 @@ bits_at = pointer_to(types.uint16)  # bfloat16
 # Zen 4 has 16 to 20 GB/s from memory that is read at two or four places at a time, and 27 to
 # 30 from one, if nobody asks: what comes next it fetches by itself.
 _IN_A_ROW = HAS_WIDE_REGISTERS and is_processor("znver4")
-_FITS = 2**13  # elements of rows that stay in the first cache while weights pass
+_FITS = 2**13  # elements of all rows: they stay in the first cache while weights pass
 # Outputs that rows pass side by side. Few registers have no room for the weights of two,
 # and memory likes to be read from one place at a time.
 _BESIDE = 4 if HAS_WIDE_REGISTERS and not _IN_A_ROW else 1
@@ -255,12 +255,13 @@ def _fill(sums: Array, left: Part, right: Part, depth: int) -> None:
 @compiled()
 def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
     rows, depth, width = shape
+    sizes = depth, width, _IN_A_ROW and rows * depth < _FITS
     row = 0
     while HAS_WIDE_REGISTERS and row + 8 <= rows:
-        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, sizes)
         row += 8
     while row + 4 <= rows:
-        _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+        _four_rows(moved(out, row, 0), moved(left, row, 0), right, sizes)
         row += 4
     if row + 2 <= rows:
         _two_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
@@ -270,9 +271,13 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
 
 
 @compiled()
-def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+def _eight_rows(
+    out: Part, left: Part, right: Part, sizes: tuple[int, int, bool]
+) -> None:
+    """Sizes are (depth, outputs, whether these pass one after the other)."""
+    depth, width, in_a_row = sizes
     column = 0
-    while _IN_A_ROW and 8 * depth < _FITS and column < width:
+    while in_a_row and column < width:
         _dots_8x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
     while column + 2 <= width:
@@ -285,9 +290,13 @@ def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> N
 
 
 @compiled()
-def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
+def _four_rows(
+    out: Part, left: Part, right: Part, sizes: tuple[int, int, bool]
+) -> None:
+    """As `_eight_rows`."""
+    depth, width, in_a_row = sizes
     column = 0
-    while _IN_A_ROW and 4 * depth < _FITS and column < width:
+    while in_a_row and column < width:
         _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
     while column + _WIDE <= width:
