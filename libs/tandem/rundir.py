@@ -18,7 +18,8 @@ from mesh.errors import ConfigurationError
 
 MAX_SOCKET_PATH_BYTES = 107  # what the kernel's sockaddr_un holds
 LONGEST_SOCKET_NAME = "kvstore.sock"
-TEMPORARY_PREFIX = "tandem-"
+TEMPORARY = Path("/tmp")  # itself: the usual variable may name a long path, too
+TEMPORARY_PREFIX = "tandem-sockets-"
 
 
 class Address(BaseModel, frozen=True):
@@ -130,17 +131,25 @@ def _sockets(path: Path) -> Iterator[Path]:
     if len(os.fsencode(path / LONGEST_SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
         yield path
         return
-    # /tmp itself: the usual variable may name a long path, too.
     with tempfile.TemporaryDirectory(
-        prefix=TEMPORARY_PREFIX, dir="/tmp", ignore_cleanup_errors=True
+        prefix=TEMPORARY_PREFIX, dir=TEMPORARY, ignore_cleanup_errors=True
     ) as short:
         yield Path(short)
+
+
+def _is_temporary(sockets: Path, path: Path) -> bool:
+    """Whether they are where `_sockets` puts those of a run directory with a long name.
+
+    A person may call a run directory what we call ours.
+    """
+    is_ours = sockets.parent == TEMPORARY and sockets.name.startswith(TEMPORARY_PREFIX)
+    return is_ours and sockets != path
 
 
 def _sweep(path: Path) -> None:
     """Remove what a mesh leaves here, also one that was killed."""
     address = _published(path)
-    if address is not None and address.sockets.name.startswith(TEMPORARY_PREFIX):
+    if address is not None and _is_temporary(address.sockets, path):
         shutil.rmtree(address.sockets, ignore_errors=True)
     for name in ("mesh.json", "mesh.json.new"):
         (path / name).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_leftovers_of_a_killed_mesh_are_swept(tmp_path: Path) -> None:
         found = names(tmp_path)
 
     assert found == {"lock", "logs"}
+
+
+@pytest.mark.parametrize("name", ["tandem-fused", "tandem-sockets-mine"])
+def test_a_directory_may_be_called_like_ours(name: str) -> None:
+    """
+    Temporary directories go with their mesh, and a person's never does, whatever its name
+    and wherever it lies: what is in it stays.
+    """
+    with TemporaryDirectory(prefix=f"{name}-", dir="/tmp") as folder:
+        path = Path(folder)
+        with take(path) as run_dir:
+            run_dir.publish(redis_url="unix:///r", gateway_url="http://g", pool="p")
+            left = (path / "mesh.json").read_bytes()
+            (run_dir.logs / "decode-0.log").touch()
+        (path / "mesh.json").write_bytes(left)  # as if it had been killed
+        with take(path) as again:
+            found = names(again.logs)
+
+        assert found == {"decode-0.log"}
+        assert names(path) == {"logs"}
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
