@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 from mesh.parentage import die_with_parent
 from mesh.sprout import stem_socket
 from tandem import plan
+from tandem.rundir import TEMPORARY
 
 
 @contextmanager
 def shared_stem() -> Iterator[Path]:
     """The socket for `tandem up --stem`, while inside."""
     with (
-        TemporaryDirectory(prefix="tandem-stem-") as folder,
+        TemporaryDirectory(prefix="tandem-stem-", dir=TEMPORARY) as folder,
         stem_socket(Path(folder) / plan.STEM_SOCKET) as listener,
     ):
         command = plan.stem(listener.fileno())
