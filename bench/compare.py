@@ -39,7 +39,7 @@ ROOT = HERE.parent
 RESULTS = HERE / "results"
 START_SECONDS = 900  # the first start of some peers compiles for minutes
 STOP_SECONDS = 30
-LOAD_SECONDS = 3600  # for all repeats of one load
+LOAD_SECONDS = 3600  # for one load of one round
 MAX_MODEL_LEN = 2048
 OURS = {"tandem": "semi", "tandem-fused": "fused"}  # by paradigm
 FLOOR = "floor"  # of this machine, for weights as they are
@@ -334,6 +334,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # Told to end it stops all servers, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     homes = options.homes.resolve()
     loads = [load for load in LOADS if load.name in options.loads]
     model = homes / "models" / options.shape
@@ -345,6 +347,9 @@ def main() -> None:
     for _ in rounds(asked, loads, options.rounds, homes, figures):
         # Each time: who interrupts hours of this keeps what there is.
         path.write_text(as_markdown(figures, options.shape))
+    path.write_text(
+        as_markdown(figures, options.shape)
+    )  # where nobody could be asked, too
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -122,7 +122,7 @@ _FITS = 2**13  # elements of all rows: they stay in the first cache while weight
 # Outputs that rows pass side by side. Few registers have no room for the weights of two,
 # and memory likes to be read from one place at a time.
 _BESIDE = 4 if HAS_WIDE_REGISTERS and not _IN_A_ROW else 1
-_WIDE = 4 if HAS_WIDE_REGISTERS else 1
+_WIDE = 4 if HAS_WIDE_REGISTERS else 1  # the same, where rows do not fit
 _dots_8x2, _dots_8x1 = _dots(8, 2, ahead=4), _dots(8, 1, ahead=4)
 _dots_4, _dots_4x1 = _dots(4, _WIDE, ahead=2), _dots(4, 1, ahead=2, asks=not _IN_A_ROW)
 _dots_2, _dots_2x1 = _dots(2, _BESIDE, asks=not _IN_A_ROW), _dots(2, 1)

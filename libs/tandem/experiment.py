@@ -1,6 +1,7 @@
 """`tandem experiment`: real meshes under load, compared and drawn."""
 
 import signal
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -166,34 +167,31 @@ def paradigms(
     from tandem.stem import shared_stem
 
     scaling = Scaling(length_scale, 1.0, max_total)
+    plan = Plan(
+        setting=Setting(
+            model=Path(model).name or "demo",
+            options=tuple(options or ()),
+            load=trace.name if trace else load.value,
+            length_scale=length_scale,
+            seconds=seconds,
+            warm_up_seconds=warm_up_seconds,
+            rounds=rounds,
+            seed=seed,
+            kv_blocks=kv_blocks,
+            ttft_slo=ttft_slo / 1000 or None,
+            tpot_slo=tpot_slo / 1000 or None,
+            rates=listed(rates),
+        ),
+        model=model,
+        systems=named(systems),
+        peers=peers(peer or []),
+        load=Recorded(trace, vocab_size, scaling)
+        if trace
+        else Drawn(load == LoadName.shifting, vocab_size, length_scale),
+        out=out,
+    )
     with shared_stem() as stem:
-        run(
-            Plan(
-                setting=Setting(
-                    model=Path(model).name or "demo",
-                    options=tuple(options or ()),
-                    load=trace.name if trace else load.value,
-                    length_scale=length_scale,
-                    seconds=seconds,
-                    warm_up_seconds=warm_up_seconds,
-                    rounds=rounds,
-                    seed=seed,
-                    kv_blocks=kv_blocks,
-                    ttft_slo=ttft_slo / 1000 or None,
-                    tpot_slo=tpot_slo / 1000 or None,
-                    rates=listed(rates),
-                ),
-                model=model,
-                systems=named(systems),
-                peers=peers(peer or []),
-                load=Recorded(trace, vocab_size, scaling)
-                if trace
-                else Drawn(load == LoadName.shifting, vocab_size, length_scale),
-                out=out,
-                stem=stem,
-            ),
-            as_json=json,
-        )
+        run(replace(plan, stem=stem), as_json=json)
 
 
 @experiment.command()

@@ -9,13 +9,14 @@ from fake_pool import POOL, FakePool, decision, pool_status
 from redis.asyncio import Redis
 from waiting import wait_until
 
+from gateway.evidence import joined
 from gateway.latencies import Meter
 from gateway.pools import Pools
 from gateway.splits import FIRST
-from gateway.steering import Steered, Steering
+from gateway.steering import Collected, Steered, Steering
 from gateway.windows import Goals
 from mesh.leader import Leadership
-from mesh.streams import newest, send
+from mesh.streams import Entry, newest, send
 from protocol import keys
 from protocol.messages import (
     Decision,
@@ -30,6 +31,24 @@ Serve = Callable[..., Awaitable[aiohttp.ClientSession]]
 
 WINDOW_SECONDS = 0.05
 SLOW = Latencies(ttfts=(0.9,) * 9, tpots=(0.01,) * 9, num_prompt_tokens=100)
+
+
+def test_a_window_is_of_all_gateways() -> None:
+    """
+    Samples, prompts, and the streams that began and ended; and of windows that are looked
+    at together as well.
+    """
+    collected = Collected.nothing()
+    for report in (SLOW, Latencies(ttfts=(0.1,), num_begun=3), Latencies(num_ended=2)):
+        collected.add(Entry(b"1-0", {b"body": encode(report)}))
+
+    one = collected.window(FIRST, 2.0)
+    both = joined([one, one])
+
+    assert (sorted(one.ttfts), one.tpots) == ([0.1, *SLOW.ttfts], [*SLOW.tpots])
+    assert (one.shares, one.load) == (FIRST, 50.0)
+    assert (one.num_begun, one.num_ended) == (3, 2)
+    assert (both.num_begun, both.num_ended, both.load) == (6, 4, 50.0)
 
 
 @asynccontextmanager
