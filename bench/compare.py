@@ -334,8 +334,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    # Told to end it stops all servers, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Told to end it stops all servers, also where a script has Ctrl-C ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     homes = options.homes.resolve()
     loads = [load for load in LOADS if load.name in options.loads]
     model = homes / "models" / options.shape
