@@ -26,14 +26,17 @@ from engine.widened import WIDENS
 
 Array = Any
 bytes_at = pointer_to(types.uint8)
-_TILE_BYTES = 2**16  # about as many of weights are one task of few rows
+# Bytes of weights that are one task of few rows, and how many tasks a product has where it
+# can: memory is fastest when it is read in a row, and the last task is waited for.
+_LEAST_BYTES, _MOST_BYTES, _TASKS = 2**16, 2**18, 16
 
 
 @compiled()
-def compressed_tile(row_bytes: int) -> int:
+def compressed_tile(outputs: int, row_bytes: int) -> int:
     """Outputs of one task."""
-    outputs = -(-_TILE_BYTES // row_bytes // AT_ONCE) * AT_ONCE
-    return max(outputs, TILE) if WIDENS else outputs
+    least, most = _LEAST_BYTES // row_bytes, _MOST_BYTES // row_bytes
+    size = -(-max(least, min(outputs // _TASKS, most), 1) // AT_ONCE) * AT_ONCE
+    return max(size, TILE) if WIDENS else size
 
 
 @compiled()
@@ -47,7 +50,7 @@ def linear_compressed_tile(
 ) -> bool:
     """As `linear_tile`; shape is (rows, inputs, outputs, bytes of a row of weights)."""
     sizes, row_bytes = shape[:3], shape[3]
-    span = span_of(task.number, compressed_tile(row_bytes), sizes[2])
+    span = span_of(task.number, compressed_tile(sizes[2], row_bytes), sizes[2])
     sums = _sums(x, (weight, row_bytes), sizes, span)
     return put_linear(task, sums, bias, y, sizes[2], (*span, 0))
 
@@ -63,7 +66,7 @@ def gated_compressed_tile(
 ) -> bool:
     """As `gated_tile`, each of gate and up as (weight, bytes of a row)."""
     curve, task = curve_and_task
-    span = span_of(task.number, compressed_tile(gate[1]), shape[2])
+    span = span_of(task.number, compressed_tile(shape[2], gate[1]), shape[2])
     both = _sums(x, gate, shape, span), _sums(x, up, shape, span)
     return put_gated(task, both, y, shape[2], curve, (*span, 0))
 

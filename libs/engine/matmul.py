@@ -38,21 +38,35 @@ TILE = (6 if WIDENS else 3) * AT_ONCE
 Array = Any
 
 
-def _dots(rows: int, outputs: int, *, ahead: int = 0, asks: bool = True) -> Any:
+# Zen 4 reads from memory as fast as it can in two ways: what lies in a row, if nobody asks
+# for it; or what is asked for well ahead, and not into the first cache, which has few
+# places for what is on its way.
+_IS_ZEN_4 = HAS_WIDE_REGISTERS and is_processor("znver4")
+_CACHE = 2 if _IS_ZEN_4 else 1  # that weights are brought into
+
+
+def _ahead(rows: int, is_plain: bool) -> int:
+    """How many outputs before they are needed weights are asked for; 0: nobody asks."""
+    if _IS_ZEN_4:
+        return AT_ONCE if rows >= 4 else 0
+    if not is_plain:  # at any number of rows small weights come too late otherwise
+        return AT_ONCE // 2
+    return (AT_ONCE if HAS_WIDE_REGISTERS else 2) if rows >= 4 else 0
+
+
+def _dots(rows: int, outputs: int) -> Any:
     """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
 
     Called with (out, left, right, depth); out is float32, left may be what
     `engine.widened` made of rows, right may be int8, or groups of `engine.compression`
     after their tables. Pairs of neighbours are multiplied at once, so both operands are
-    read as they lie. Weights are asked for `ahead` times `outputs` before they are needed,
-    unless nobody asks.
+    read as they lie.
     """
 
     def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
         out, left, right = parts
-        is_coded, is_plain = right[3] == types.uint8, right[3] == types.uint16
-        # At any number of rows small weights come too late unless they are asked for.
-        lead = asks and (ahead * outputs if is_plain else AT_ONCE // 2)
+        is_coded = right[3] == types.uint8
+        ahead = _ahead(rows, right[3] == types.uint16)
         cells = list(product(range(rows), range(outputs)))
         sums = dict(zip(cells, emit.sums(len(cells)), strict=True))
         step = GROUP if is_coded else PAIRS
@@ -62,15 +76,15 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0, asks: bool = True) -> Any:
         ]
 
         def ask(address: Any, num_bytes: int) -> None:
-            later = builder.gep(address, [builder.mul(right[2], INT(lead))])
+            later = builder.gep(address, [builder.mul(right[2], INT(ahead))])
             for line in range(0, num_bytes, CACHE_LINE_BYTES):
-                emit.prefetch(builder.gep(later, [INT(line)]))
+                emit.prefetch(builder.gep(later, [INT(line)]), _CACHE)
 
         def weights_of(output: int, depth: Any, masks: list[Any]) -> list[Any]:
             if is_coded:
                 depth = builder.mul(builder.sdiv(depth, INT(GROUP)), INT(GROUP_BYTES))
             address = emit.at(right, INT(output), depth)
-            if lead:
+            if ahead:
                 ask(address, GROUP_BYTES if is_coded else CACHE_LINE_BYTES)
             if is_coded:
                 return list(map(emit.pairs, emit.load_coded(address, tables[output])))
@@ -103,7 +117,7 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0, asks: bool = True) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         of = (each.types[0].dtype for each in signature.args[1:3])
-        name = ".".join([f"dots_{rows}x{outputs}", str(asks), *map(str, of)])
+        name = ".".join([f"dots_{rows}x{outputs}", *map(str, of)])
         emit_alone(context, builder, signature, arguments, name, body)
         return context.get_dummy_value()
 
@@ -115,18 +129,16 @@ def _dots(rows: int, outputs: int, *, ahead: int = 0, asks: bool = True) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
-# Zen 4 has 16 to 20 GB/s from memory that is read at two or four places at a time, and 27 to
-# 30 from one, if nobody asks: what comes next it fetches by itself.
-_IN_A_ROW = HAS_WIDE_REGISTERS and is_processor("znver4")
-_FITS = 2**13  # elements of all rows: they stay in the first cache while weights pass
-# Outputs that rows pass side by side. Few registers have no room for the weights of two,
-# and memory likes to be read from one place at a time.
-_BESIDE = 4 if HAS_WIDE_REGISTERS and not _IN_A_ROW else 1
-_WIDE = 4 if HAS_WIDE_REGISTERS else 1  # the same, where rows do not fit
-_dots_8x2, _dots_8x1 = _dots(8, 2, ahead=4), _dots(8, 1, ahead=4)
-_dots_4, _dots_4x1 = _dots(4, _WIDE, ahead=2), _dots(4, 1, ahead=2, asks=not _IN_A_ROW)
-_dots_2, _dots_2x1 = _dots(2, _BESIDE, asks=not _IN_A_ROW), _dots(2, 1)
-_dots_1, _dots_1x1 = _dots(1, _BESIDE, asks=not _IN_A_ROW), _dots(1, 1)
+# Outputs that rows pass side by side: four rows, and fewer. Few registers have no room for
+# the weights of two, and memory likes to be read from one place at a time.
+_BESIDE = 4 if HAS_WIDE_REGISTERS else 1
+_BESIDE_FEW = 1 if _IS_ZEN_4 else _BESIDE
+# Zen 4 is quicker with four rows, and four outputs, at a time: it waits for what it reads.
+_BY_EIGHTS = HAS_WIDE_REGISTERS and not _IS_ZEN_4
+_dots_8x2 = _dots(8, 2)
+_dots_4, _dots_4x1 = _dots(4, _BESIDE), _dots(4, 1)
+_dots_2, _dots_2x1 = _dots(2, _BESIDE_FEW), _dots(2, 1)
+_dots_1, _dots_1x1 = _dots(1, _BESIDE_FEW), _dots(1, 1)
 
 
 @compiled()
@@ -255,13 +267,12 @@ def _fill(sums: Array, left: Part, right: Part, depth: int) -> None:
 @compiled()
 def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
     rows, depth, width = shape
-    sizes = depth, width, _IN_A_ROW and rows * depth < _FITS
     row = 0
-    while HAS_WIDE_REGISTERS and row + 8 <= rows:
-        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, sizes)
+    while _BY_EIGHTS and row + 8 <= rows:
+        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
         row += 8
     while row + 4 <= rows:
-        _four_rows(moved(out, row, 0), moved(left, row, 0), right, sizes)
+        _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
         row += 4
     if row + 2 <= rows:
         _two_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
@@ -271,15 +282,8 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
 
 
 @compiled()
-def _eight_rows(
-    out: Part, left: Part, right: Part, sizes: tuple[int, int, bool]
-) -> None:
-    """Sizes are (depth, outputs, whether these pass one after the other)."""
-    depth, width, in_a_row = sizes
+def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while in_a_row and column < width:
-        _dots_8x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
     while column + 2 <= width:
         _dots_8x2(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 2
@@ -290,18 +294,11 @@ def _eight_rows(
 
 
 @compiled()
-def _four_rows(
-    out: Part, left: Part, right: Part, sizes: tuple[int, int, bool]
-) -> None:
-    """As `_eight_rows`."""
-    depth, width, in_a_row = sizes
+def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while in_a_row and column < width:
-        _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
-    while column + _WIDE <= width:
+    while column + _BESIDE <= width:
         _dots_4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _WIDE
+        column += _BESIDE
     while column < width:
         _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -310,9 +307,9 @@ def _four_rows(
 @compiled()
 def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + _BESIDE <= width:
+    while column + _BESIDE_FEW <= width:
         _dots_2(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE
+        column += _BESIDE_FEW
     while column < width:
         _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1
@@ -321,9 +318,9 @@ def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> Non
 @compiled()
 def _one_row(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
     column = 0
-    while column + _BESIDE <= width:
+    while column + _BESIDE_FEW <= width:
         _dots_1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE
+        column += _BESIDE_FEW
     while column < width:
         _dots_1x1(moved(out, 0, column), left, moved(right, column, 0), depth)
         column += 1

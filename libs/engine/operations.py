@@ -125,7 +125,7 @@ def num_tasks(kind: int, unit: int, rows: int, n: Array, place: Place) -> int:
     elif kind == _GATED_INT8:
         count = num_tiles(n[7], INT8_TILE) * min(rows, 1)
     elif kind in (_LINEAR_COMPRESSED, _GATED_COMPRESSED):
-        count = num_tiles(n[5], compressed_tile(n[6])) * min(rows, 1)
+        count = num_tiles(n[5], compressed_tile(n[5], n[6])) * min(rows, 1)
     elif kind in (_LINEAR_COMPRESSED_PACKED, _GATED_COMPRESSED_PACKED):
         count = num_compressed_slices(rows, n[5])
     elif kind in (_LINEAR_PACKED, _GATED_PACKED):

@@ -44,7 +44,7 @@ for tile in range(num_tiles(outputs, INT8_TILE)):
     linear_int8_tile(at["x"], scaled, at["bias"], to["integers"], shape, alone(tile))
 
 row_bytes = given["compressed"].shape[1]
-for tile in range(num_tiles(outputs, compressed_tile(row_bytes))):
+for tile in range(num_tiles(outputs, compressed_tile(outputs, row_bytes))):
     linear_compressed_tile(
         *(at["x"], at["compressed"], at["bias"], to["compressed"]),
         (*shape, row_bytes),
