@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
 from engine.batch import pack
+from engine.compressed import compressed_tile
 from engine.compression import (
     CompressedLinear,
     compress,
@@ -18,6 +19,7 @@ from engine.compression import (
 )
 from engine.elementwise import GELU_TANH, SILU
 from engine.interface import Chunk
+from engine.matmul import AT_ONCE, TILE
 from engine.operations import Kind
 from engine.packing import is_ours, packed
 from engine.recorder import Recorder
@@ -220,6 +222,26 @@ def test_broken_weight_spoils_its_own_output_only(broken: float) -> None:
     assert not found[:, 7].isfinite().any()
     found[:, 7] = 0
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "row_bytes"), [(16, 400), (768, 1168), (896, 7312), (151_936, 1360)]
+)
+def test_a_task_reads_much_in_a_row_and_leaves_some_to_others(
+    outputs: int, row_bytes: int
+) -> None:
+    """
+    Few large weights are cut at all, and small ones into no crumbs.
+
+    Up to a row's rounding, tasks have 64 to 256 KB, and fewer than sixteen of them only
+    where they would have less.
+    """
+    tile = compressed_tile(outputs, row_bytes)
+
+    rounding = max(AT_ONCE, TILE) * row_bytes
+    assert tile % AT_ONCE == 0
+    assert 2**16 - rounding < tile * row_bytes <= 2**18 + rounding
+    assert tile * 16 <= outputs + 16 * TILE or tile * row_bytes <= 2**16 + rounding
 
 
 def test_plain_module_computes_the_same() -> None:
