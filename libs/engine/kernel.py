@@ -67,16 +67,15 @@ class Head(NamedTuple):
     num_values: int
 
 
-class Following(NamedTuple):
+class Asked(NamedTuple):
     """What is asked for while a run of blocks is computed, piece by piece.
 
     Memory is fastest when it is read in a row, and a head's keys and values are but a
     page: so heads of a task ask in turn for all that they will need next, block by block.
     """
 
-    blocks: Array  # the next run
-    head: Head  # the task's first one
-    num_heads: int
+    starts: Array  # of pieces, int64: a head's keys in a block, or its values
+    first: int  # that is asked for next
 
 
 @compiled()
@@ -174,28 +173,27 @@ def attend_tile(
     scaling = np.float32(1.0 if rule.softcap > 0.0 else rule.scaling)
     num_blocks = (position + count - 1) // size + 1
     first = _first_seen(position, rule) // size
-    following = Following(
-        table[first : min(first + at_once, num_blocks)],
-        _head_of(layer, kv_head, dims),
-        num_heads,
-    )
-    for piece in range(2 * num_heads * len(following.blocks)):
-        _ask(following, piece)
+    blocks = table[first : min(first + at_once, num_blocks)]
+    leading = _head_of(layer, kv_head, dims)
+    pieces = np.zeros(2 * num_heads * at_once, np.int64)
+    _list_pieces(pieces, blocks, leading, num_heads)
+    for piece in range(2 * num_heads * len(blocks)):
+        _ask(leading, Asked(pieces, piece), 0)
     while first < num_blocks:
-        blocks = following.blocks
         sight = Sight(position - first * size, count, group, rule.window)
         first += at_once
-        next_blocks = table[first : max(first, min(first + at_once, num_blocks))]
-        following = Following(next_blocks, following.head, num_heads)
+        following = table[first : max(first, min(first + at_once, num_blocks))]
+        _list_pieces(pieces, following, leading, num_heads)
         keys = len(blocks) * size, scaling
         for i in range(num_heads):
             head = _head_of(layer, kv_head + i, dims)
             running = Running(greatest[i], total[i], answer[i])
             piece = 2 * i * len(blocks)
-            _score(queries[i], (blocks, head), (following, piece), rule, scores)
+            _score(queries[i], (blocks, head), Asked(pieces, piece), rule, scores)
             weigh(scores, weights, sight, keys, running)
-            piece += len(blocks)
-            _add_values(weights, (blocks, head), (following, piece), sight, answer[i])
+            asked = Asked(pieces, piece + len(blocks))
+            _add_values(weights, (blocks, head), asked, sight, answer[i])
+        blocks = following
     if not claims(task):
         return False
     for i in range(num_heads):
@@ -205,27 +203,26 @@ def attend_tile(
 
 
 @compiled()
-def _piece(following: Following, number: int, otherwise: int) -> int:
-    """Where one head's keys, or values, of a following block start; pieces of a block come
-    as they lie. `otherwise`, if there are not so many.
+def _list_pieces(pieces: Array, blocks: Array, head: Head, num_heads: int) -> None:
+    """Where the pieces of some blocks start, as they lie; `head` is the first one.
+
+    What is there of more blocks stays: it was asked for before.
     """
-    head, num_heads = following.head, following.num_heads
-    block, piece = divmod(number, 2 * num_heads)
-    if block >= len(following.blocks):
-        return otherwise
-    start = following.blocks[block] * head.block_elements
-    if piece < num_heads:
-        return int(start + head.first_key + piece * head.num_keys)
-    return int(start + head.first_value + (piece - num_heads) * head.num_values)
+    number = 0
+    for block in blocks:
+        start = block * head.block_elements
+        for i in range(num_heads):
+            pieces[number + i] = start + head.first_key + i * head.num_keys
+            values = start + head.first_value + i * head.num_values
+            pieces[number + num_heads + i] = values
+        number += 2 * num_heads
 
 
 @compiled()
-def _ask(following: Following, number: int) -> None:
-    """For one piece, at once."""
-    start = _piece(following, number, -1)
-    head = following.head
-    if start >= 0:
-        prefetch(head.memory, start, max(head.num_keys, head.num_values))
+def _ask(head: Head, asked: Asked, number: int) -> None:
+    """For a whole piece."""
+    start = asked.starts[asked.first + number]
+    prefetch(head.memory, start, max(head.num_keys, head.num_values))
 
 
 @compiled()
@@ -270,17 +267,16 @@ def _head_of(layer: LayerBlocks, kv_head: int, dims: tuple[int, int]) -> Head:
 def _score(
     queries: Array,
     run: tuple[Array, Head],
-    asked: tuple[Following, int],
+    asked: Asked,
     rule: Rule,
     scores: Array,
 ) -> None:
     """Every query row with every slot of the blocks, what it may not see included.
 
     Still to be scaled, unless there is a cap, which needs them scaled. Meanwhile as many
-    pieces are asked for as there are blocks, from the one of that number on.
+    pieces are asked for as there are blocks.
     """
     blocks, head = run
-    following, piece = asked
     size = head.block_size
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     left = Part(start_of(queries), 0, depth)
@@ -291,12 +287,13 @@ def _score(
         done = len(blocks) - len(blocks) % FOUR
         for i in range(0, done, FOUR):
             keys = _starts(blocks, i, head, head.first_key)
-            later = _pieces(following, piece + i, keys)
+            later = _pieces(asked, i)
             some = moved(out, 0, i * size)
             score_four(some, left, memory, (keys, later), (num_rows, depth))
-    scores[:, done * size :] = 0.0
+    if done < len(blocks):
+        scores[:, done * size :] = 0.0
     for i in range(done, len(blocks)):
-        _ask(following, piece + i)
+        _ask(head, asked, i)
         block = blocks[i] * head.block_elements
         keys = Part(head.memory, block + head.first_key, size)
         some = moved(out, 0, i * size)
@@ -322,21 +319,17 @@ def _starts(blocks: Array, i: int, head: Head, first: int) -> Starts:
 
 
 @compiled()
-def _pieces(following: Following, number: int, otherwise: Starts) -> Starts:
+def _pieces(asked: Asked, number: int) -> Starts:
     """Where four start, this one and those after it."""
-    return Starts(
-        _piece(following, number, otherwise.one),
-        _piece(following, number + 1, otherwise.two),
-        _piece(following, number + 2, otherwise.three),
-        _piece(following, number + 3, otherwise.four),
-    )
+    starts, at = asked.starts, asked.first + number
+    return Starts(starts[at], starts[at + 1], starts[at + 2], starts[at + 3])
 
 
 @compiled()
 def _add_values(
     weights: Array,
     run: tuple[Array, Head],
-    asked: tuple[Following, int],
+    asked: Asked,
     sight: Sight,
     answer: Array,
 ) -> None:
@@ -345,7 +338,6 @@ def _add_values(
     Meanwhile it asks as `_score` does.
     """
     blocks, head = run
-    following, piece = asked
     all_from, _ = seen_by(sight, sight.num_tokens - 1)
     _, all_to = seen_by(sight, 0)
     whole_from, whole_to = -(-all_from // head.block_size), all_to // head.block_size
@@ -354,11 +346,11 @@ def _add_values(
     while i < len(blocks):
         if whole_from <= i and i + FOUR <= whole_to:
             values = _starts(blocks, i, head, head.first_value)
-            later = _pieces(following, piece + i, values)
+            later = _pieces(asked, i)
             _add_four(weights, i, (head, values, later), answer)
             i += FOUR
             continue
-        _ask(following, piece + i)
+        _ask(head, asked, i)
         first = blocks[i] * head.block_elements + head.first_value
         _add_block(weights, i, (head, first), sight, answer)
         i += 1
