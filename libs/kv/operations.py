@@ -73,6 +73,8 @@ class Advance(Message):
 
     type: Literal["advance"] = "advance"
     progress: tuple[Progress, ...]
+    # Of prompts, which I compute in a step beside streams; 0 says nothing new.
+    turn_tokens: int = Field(default=0, ge=0)
 
 
 class Held(NamedTuple):
@@ -162,6 +164,12 @@ class Part(NamedTuple):
 
     percent: int  # that its phase may take; 100 while no other phase computes
     num_peers: int  # workers that have it together, this one included
+    is_beside: bool = False  # another phase computes, too
+
+    @property
+    def fraction(self) -> float:
+        """Of the machine, for this worker."""
+        return self.percent / 100 / self.num_peers
 
 
 EVERYTHING = Part(100, 1)

@@ -9,7 +9,7 @@ class Batch:
     """The sequences that this worker holds, in order of arrival."""
 
     def __init__(self, max_num_batched_tokens: int) -> None:
-        self._max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_batched_tokens = max_num_batched_tokens
         self._running: dict[RequestId, Sequence] = {}
 
     def __len__(self) -> int:
@@ -18,6 +18,11 @@ class Batch:
     @property
     def running(self) -> list[Sequence]:
         return list(self._running.values())
+
+    @property
+    def num_missing_tokens(self) -> int:
+        """To compute, in all steps to come as far as they are known."""
+        return sum(sequence.num_missing_tokens for sequence in self._running.values())
 
     def join(self, sequence: Sequence) -> None:
         self._running[sequence.request_id] = sequence
@@ -31,18 +36,18 @@ class Batch:
     def get(self, request_id: RequestId) -> Sequence | None:
         return self._running.get(request_id)
 
-    def schedule(self) -> list[tuple[Sequence, Chunk]]:
-        """The next step: a token for everyone who decodes, then prompts in turn.
+    def schedule(self, budget: int) -> list[tuple[Sequence, Chunk]]:
+        """The next step, of so many tokens: one for everyone who decodes, then prompts.
 
         Decoding sequences always go: each costs one token and somebody reads along.
-        What is left of the token budget goes to prompts, the first come first served,
+        What is left of the budget goes to prompts, the first come first served,
         the last of them perhaps in part (chunked prefill, Sarathi-Serve 2403.02310).
         """
         decoding, prompts = list[Sequence](), list[Sequence]()
         for sequence in self._running.values():
             (decoding if sequence.is_decoding else prompts).append(sequence)
         scheduled = [(sequence, sequence.chunk(1)) for sequence in decoding]
-        budget = self._max_num_batched_tokens - len(scheduled)
+        budget -= len(scheduled)
         for sequence in prompts:
             if budget <= 0:
                 break

@@ -17,6 +17,7 @@ from mesh import metrics
 from protocol.messages import DecodeJob, Phase, PrefillJob
 from worker.batch import Batch
 from worker.exchange import Outcome, Work
+from worker.pace import Pace
 from worker.rest import rest_seconds
 from worker.sequence import Sequence
 
@@ -48,6 +49,7 @@ class Core:
         self.batch = batch
         self._cores = cores
         self._part = EVERYTHING
+        self._pace = Pace(batch.max_num_batched_tokens)
         self._begun: Step | None = None
         self.rest_seconds = 0.0  # until the next round
 
@@ -136,7 +138,7 @@ class Core:
         started = time.monotonic()
         with self._engine.turn():
             self._take_all(newer(), outcome)
-            if not (scheduled := self.batch.schedule()):
+            if not (scheduled := self.batch.schedule(self._budget())):
                 return
             chunks = [chunk for _, chunk in scheduled]
             if ending := self._engine.begin(chunks):
@@ -144,11 +146,25 @@ class Core:
                 return
             if not may_wait:
                 return
-            tokens = self._engine.step(chunks)
+            tokens = self._computed(chunks)
         self._record(scheduled, tokens, started)
         seconds = time.thread_time() - began
         self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
         self._tell(scheduled, outcome)
+
+    def _budget(self) -> int:
+        missing = self.batch.num_missing_tokens
+        return self._pace.budget(missing, is_beside=self._part.is_beside)
+
+    def _computed(self, chunks: list[Chunk]) -> list[Drawn | None]:
+        """A step's tokens. Where it is cores that compute, others wait for it: see `Pace`."""
+        began = time.monotonic()
+        tokens = self._engine.step(chunks)
+        if self._cores:
+            seconds = time.monotonic() - began
+            num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
+            self._pace.see(num_tokens, seconds * self._part.fraction)
+        return tokens
 
     def _end_begun(self, outcome: Outcome) -> bool:
         """Whether there was a step under way, which has ended now."""
@@ -169,8 +185,11 @@ class Core:
             for (sequence, chunk), token in zip(scheduled, tokens, strict=True)
         ]
         can_wait = all(sequence.needs_nothing for sequence, _ in scheduled)
-        record = self._store.note if can_wait else self._store.advance
-        if advanced := record(progress):
+        if can_wait:
+            advanced = self._store.note(progress)
+        else:
+            advanced = self._store.advance(progress, self._pace.turn_tokens)
+        if advanced:
             self._apply(advanced)
         metrics.STEP_SECONDS.observe(time.monotonic() - started)
 

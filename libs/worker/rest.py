@@ -16,5 +16,5 @@ def rest_seconds(part: Part, cores: int, step_seconds: float) -> float:
     """
     if not cores or part.percent == EVERYTHING.percent:
         return 0.0
-    share = cores * part.percent / EVERYTHING.percent / part.num_peers
+    share = cores * part.fraction
     return min(LONGEST_SECONDS, step_seconds * max(0.0, 1 / share - 1))

@@ -99,10 +99,10 @@ class Division:
         self._tell("")  # so that a change that nobody waits for is noted, too
         self._apply()
 
-    def see_queue(self, missing: Collection[int]) -> None:
-        """Of each prompt that a worker has, the tokens that it still needs."""
+    def see_queue(self, missing: Collection[int], turn_tokens: int = 0) -> None:
+        """What prompts workers have, as `ByQueue.see` is told."""
         before = self.shares
-        self._by_queue.see(missing)
+        self._by_queue.see(missing, turn_tokens)
         if self.shares != before:
             self._apply()
 
@@ -136,7 +136,7 @@ class Division:
         percent = ALL
         if len(sides) > 1:
             percent = getattr(self.shares, mine[0]) if mine else ALL
-        return Part(percent, max(1, sides[mine]))
+        return Part(percent, max(1, sides[mine]), is_beside=len(sides) > 1)
 
     def _tell(self, worker_id: str) -> None:
         if worker_id not in self._untold:

@@ -143,7 +143,9 @@ class Store:
                 recorded.append(record)
         return recorded
 
-    def advance(self, steps: Sequence[Progress], worker_id: str) -> Advanced:
+    def advance(
+        self, steps: Sequence[Progress], worker_id: str, turn_tokens: int = 0
+    ) -> Advanced:
         """Record one step; answer with the blocks that the next one needs.
 
         Between two steps the worker writes nowhere: the moment to take blocks back.
@@ -159,7 +161,7 @@ class Store:
         self._serve_line()
         named = [step.request_id for step in steps] + self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
-        self._look_at_queue(worker_id)
+        self._look_at_queue(worker_id, turn_tokens)
         # Unchecked: it is the answer to every step.
         return Advanced.model_construct(
             growth=tuple(growth), gone=tuple(gone), part=self.division.part(worker_id)
@@ -447,7 +449,7 @@ class Store:
             self._look_at_queue(worker_id)
         return record.as_answer(self.division.part(worker_id))
 
-    def _look_at_queue(self, worker_id: str) -> None:
+    def _look_at_queue(self, worker_id: str, turn_tokens: int = 0) -> None:
         """Shares may follow it. Only who computes prompts makes it longer or shorter."""
         if not self.division.has_prompts(worker_id):
             return
@@ -458,7 +460,7 @@ class Store:
             for record in held.values()
             if not record.is_prompt_computed
         ]
-        self.division.see_queue(missing)
+        self.division.see_queue(missing, turn_tokens)
 
     def _park(self, record: SequenceRecord) -> None:
         if record.is_due:

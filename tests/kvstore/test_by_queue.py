@@ -4,8 +4,17 @@ import random
 
 import pytest
 
-from kvstore.by_queue import FEW, HALVES, MANY, MANY_TOKENS, WHOLE, ByQueue
+from kvstore.by_queue import (
+    FEW,
+    HALVES,
+    MANY,
+    MANY_TURNS,
+    TURN_TOKENS,
+    WHOLE,
+    ByQueue,
+)
 
+MANY_TOKENS = MANY_TURNS * TURN_TOKENS
 EACH = MANY_TOKENS // MANY  # tokens of a prompt, of which so many just pile up
 
 
@@ -34,6 +43,20 @@ def test_many_prompts_with_many_tokens_get_the_whole_machine(queue: list[int]) -
     Then both phases may have everything, in turn.
     """
     assert seen(queue).shares == WHOLE
+
+
+def test_where_turns_are_short_fewer_tokens_are_a_pile() -> None:
+    """
+    A worker says how many it computes in one; what it said last counts until it says more.
+    """
+    by_queue, queue = ByQueue(), [EACH // 4] * MANY
+
+    by_queue.see(queue)
+    by_whole_turns = by_queue.shares
+    by_queue.see([], TURN_TOKENS // 4)
+    by_queue.see(queue)
+
+    assert (by_whole_turns, by_queue.shares) == (HALVES, WHOLE)
 
 
 def test_a_pile_has_to_be_drained() -> None:

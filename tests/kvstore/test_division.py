@@ -39,7 +39,8 @@ def test_while_both_phases_compute_each_has_its_share(division: Division) -> Non
     """
     told = parts(division, "p1", "p2", "d")
 
-    assert told == [Part(70, 2), Part(70, 2), Part(40, 1)]
+    prefill, decode = Part(70, 2, is_beside=True), Part(40, 1, is_beside=True)
+    assert told == [prefill, prefill, decode]
 
 
 @pytest.mark.parametrize(("workers", "count"), [(["d"], 1), (["p1", "p2"], 2)])
@@ -89,7 +90,8 @@ def test_a_late_worker_hears_the_present_shares(
 
     told = parts(division, "p1", "d", "late")[-1]
 
-    assert told == (Part(20, 2) if phase == "prefill" else Part(90, 2))
+    percent = 20 if phase == "prefill" else 90
+    assert told == Part(percent, 2, is_beside=True)
 
 
 def test_a_change_is_timed_until_everyone_who_computes_knows(
@@ -159,9 +161,9 @@ def test_where_nobody_set_any_they_follow_the_queue() -> None:
     piled_up = [division.part(worker) for worker in ("p", "d")]
     division.see_queue([])
 
-    assert calm == [Part(50, 1)] * 2
-    assert piled_up == [Part(100, 1)] * 2
-    assert division.part("d") == Part(50, 1)
+    assert calm == [Part(50, 1, is_beside=True)] * 2
+    assert piled_up == [Part(100, 1, is_beside=True)] * 2
+    assert division.part("d") == Part(50, 1, is_beside=True)
     assert (division.shares, division.shares_by) == (HALVES, "queue")
 
 

@@ -31,7 +31,8 @@ def decoding(name: str) -> Sequence:
 
 
 def scheduled(batch: Batch) -> list[tuple[str, int]]:
-    return [(s.request_id, len(chunk.token_ids)) for s, chunk in batch.schedule()]
+    steps = batch.schedule(batch.max_num_batched_tokens)
+    return [(s.request_id, len(chunk.token_ids)) for s, chunk in steps]
 
 
 def test_an_empty_batch_has_nothing_to_do() -> None:
@@ -52,17 +53,28 @@ def test_prompts_share_a_step_up_to_the_budget() -> None:
     assert scheduled(batch) == [("a", 3), ("b", 5)]
 
 
+def test_it_knows_what_is_missing() -> None:
+    """
+    All of the prompts that nobody computed, and a token of each that decodes.
+    """
+    batch = Batch(max_num_batched_tokens=8)
+    for sequence in (prompt("a", 10, 4), prompt("b", 3), decoding("c")):
+        batch.join(sequence)
+
+    assert batch.num_missing_tokens == 6 + 3 + 1
+
+
 def test_a_long_prompt_is_computed_in_chunks() -> None:
     """
     Step by step a prompt larger than the budget reaches its end.
     """
-    batch = Batch(max_num_batched_tokens=4)
+    batch = Batch(max_num_batched_tokens=8)
     sequence = prompt("a", 10)
     batch.join(sequence)
     sizes = []
 
     while sequence.num_output_tokens == 0:
-        ((_, chunk),) = batch.schedule()
+        ((_, chunk),) = batch.schedule(4)
         sizes.append(len(chunk.token_ids))
         sequence.apply(chunk, Drawn(50) if chunk.sample_index is not None else None)
 

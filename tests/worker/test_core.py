@@ -89,6 +89,22 @@ class Sharing(CountingEngine):
         self.parts.append((percent, num_peers))
 
 
+class Slow(CountingEngine):
+    """Computes so many tokens in a second, of a clock of its own."""
+
+    def __init__(self, tokens_per_second: int) -> None:
+        super().__init__(100)
+        self._tokens_per_second = tokens_per_second
+        self.num_tokens: list[int] = []  # of each step
+
+    def now(self) -> float:
+        return sum(self.num_tokens) / self._tokens_per_second
+
+    def step(self, chunks: Sequences[Chunk]) -> list[Drawn | None]:
+        self.num_tokens.append(sum(len(chunk.token_ids) for chunk in chunks))
+        return super().step(chunks)
+
+
 class ByItself(CountingEngine):
     """Computes steps of at most so many tokens while nobody waits; writes down what it
     was asked."""
@@ -277,6 +293,52 @@ def test_a_sequence_lost_during_a_step_is_not_told(mesh: Mesh) -> None:
 
     assert [event.request_id for event in events(second)] == ["r2"]
     assert [each.request_id for each in fused.batch.running] == ["r2"]
+
+
+def test_prompts_beside_streams_are_computed_in_shorter_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Alone steps are whole. With somebody who decodes they are as long as a stream may wait,
+    here a quarter of 600 tokens in a second, and the queue of prompts is judged by these.
+    """
+    mesh, engine = Mesh(loaded_pool(600)), Slow(600)
+    monkeypatch.setattr(time, "monotonic", engine.now)
+    mesh.pool.division.join("d", ("decode",))
+    mesh.pool.division.join("p", ("prefill",))
+    prefill = mesh.worker("p", "prefill", budget=512, engine=engine, cores=2)
+    decode = mesh.worker("d", "decode")
+
+    prefill.round(Work([prefill_job("r1", 512)]))
+    decode.round(Work(mesh.announced()))
+    several: list[PrefillJob | DecodeJob] = [
+        prefill_job(name, 300) for name in ("r2", "r3", "r4")
+    ]
+    prefill.round(Work(several))
+
+    assert engine.num_tokens == [512, 128]
+    assert prefill.percent == 100  # 3 x 300 are a pile: more than six of 128
+    decode.round(Work())
+    assert decode.percent == 100
+
+
+def test_what_is_computed_elsewhere_has_whole_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A worker without cores, on a GPU, keeps no stream of others from computing.
+    """
+    mesh, engine = Mesh(loaded_pool(600)), Slow(600)
+    monkeypatch.setattr(time, "monotonic", engine.now)
+    mesh.pool.division.join("d", ("decode",))
+    mesh.pool.division.join("p", ("prefill",))
+    prefill = mesh.worker("p", "prefill", budget=512, engine=engine)
+    prefill.round(Work([prefill_job("r1", 512)]))
+    mesh.worker("d", "decode").round(Work(mesh.announced()))
+
+    prefill.round(Work([prefill_job("r2", 600)]))
+
+    assert engine.num_tokens == [512, 512]
 
 
 def test_a_step_that_needs_nothing_asks_nothing(mesh: Mesh) -> None:

@@ -1,0 +1,97 @@
+"""How many tokens of prompts a step has, by how long steps take."""
+
+import pytest
+
+from worker.pace import FEWEST_TOKENS, LONG_PILE, TURN_SECONDS, Pace
+
+WHOLE = 512
+SLOW = 600.0  # tokens in a second
+
+
+def paced(tokens_per_second: float, *steps: int) -> Pace:
+    """By one that computed such steps at that rate."""
+    pace = Pace(WHOLE)
+    for num_tokens in steps:
+        pace.see(num_tokens, num_tokens / tokens_per_second)
+    return pace
+
+
+def test_steps_are_whole_until_one_was_seen() -> None:
+    """
+    Nobody knows how long they take before that.
+    """
+    assert Pace(WHOLE).budget(1000, is_beside=True) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "budget"),
+    [(100_000, WHOLE), (1500, 320), (SLOW, 128), (20, FEWEST_TOKENS)],
+)
+def test_a_step_beside_streams_takes_as_long_as_these_may_wait(
+    tokens_per_second: float, budget: int
+) -> None:
+    """
+    A fast machine computes whole steps in that time, a slow one a part; but not so few
+    tokens that they take no less.
+    """
+    pace = paced(tokens_per_second, WHOLE)
+
+    assert pace.budget(1000, is_beside=True) == budget
+    assert budget <= max(FEWEST_TOKENS, TURN_SECONDS * tokens_per_second)
+
+
+def test_alone_steps_are_whole() -> None:
+    """
+    No stream waits for them.
+    """
+    assert paced(SLOW, WHOLE).budget(1000, is_beside=False) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("num_missing_tokens", "budget"),
+    [(LONG_PILE * WHOLE - 1, 128), (LONG_PILE * WHOLE, WHOLE)],
+)
+def test_for_a_long_pile_steps_are_whole(num_missing_tokens: int, budget: int) -> None:
+    """
+    Where prompts wait for many seconds, they are computed at the highest rate.
+    """
+    pace = paced(SLOW, WHOLE)
+
+    assert pace.budget(num_missing_tokens, is_beside=True) == budget
+
+
+def test_it_follows_a_machine_that_changes() -> None:
+    """
+    What was seen before fades: after a score of steps the rate of now counts.
+    """
+    pace = paced(1500, *[WHOLE] * 20)
+
+    for _ in range(20):
+        pace.see(FEWEST_TOKENS, FEWEST_TOKENS / SLOW)
+
+    assert pace.turn_tokens == 128
+
+
+def test_few_tokens_tell_nothing() -> None:
+    """
+    A short prompt takes what reading the weights takes: its rate is not that of others.
+    """
+    pace = paced(1500, WHOLE)
+
+    pace.see(8, 0.1)
+
+    assert pace.turn_tokens == 320
+
+
+@pytest.mark.parametrize("step_tokens", [1, 64, 100])
+def test_short_steps_stay_as_they_were_set(step_tokens: int) -> None:
+    """
+    Who wants steps of fewer tokens gets these, beside streams and alone.
+    """
+    pace = Pace(step_tokens)
+
+    pace.see(step_tokens, 10.0)
+
+    assert {pace.budget(5, is_beside=beside) for beside in (True, False)} == {
+        step_tokens
+    }
