@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from mesh.errors import Unreachable
 from mesh.settings import PREFIX
 
 ANSWER_BYTES = 64
 BACKLOG = 128
+STEM_SECONDS = 120.0  # what it imports takes a few, or tens on a slow disk
 
 
 class Process(Protocol):
@@ -64,20 +66,34 @@ class Sprout:
 
 
 async def sprout(
-    stem: Path, argv: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int
+    stem: Path,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    outputs: tuple[int, int],
+    seconds: float = STEM_SECONDS,
 ) -> Sprout:
-    """Have `python ... -m MODULE ...` forked, with these settings and outputs.
+    """Have `python ... -m MODULE ...` forked, with these settings and stdout and stderr.
 
     Of the environment only settings are its own; the rest is the stem's. Waits until
-    there is a stem that has imported what it has to; OSError where none is asked.
+    there is a stem that has imported what it has to: Unreachable if that takes longer
+    than `seconds`, OSError where none is asked.
     """
     settings = {name: env[name] for name in env if name.startswith(PREFIX)}
     request = json.dumps({"argv": list(argv), "settings": settings}).encode()
+    try:
+        async with asyncio.timeout(seconds):
+            return await _forked(stem, request, outputs)
+    except TimeoutError:
+        silent = f"no stem answered at {stem} in {seconds:g} s"
+        raise Unreachable(silent) from None
+
+
+async def _forked(stem: Path, request: bytes, outputs: tuple[int, int]) -> Sprout:
     while True:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             line.connect(str(stem))
-            socket.send_fds(line, [request], [stdout, stderr])
+            socket.send_fds(line, [request], outputs)
             line.setblocking(False)
             if answer := await _answer(line):
                 return Sprout(line, int(answer))

@@ -14,9 +14,9 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from mesh.errors import ConfigurationError
+from mesh.errors import ConfigurationError, Unreachable
 from mesh.parentage import die_with_parent
-from mesh.runtime import EXIT_CONFIGURATION
+from mesh.runtime import EXIT_CONFIGURATION, EXIT_UNREACHABLE
 from mesh.sprout import Process, sprout
 
 STOP_SECONDS = 4.0  # for all children together; who then still runs is killed
@@ -56,7 +56,11 @@ class Child:
     async def run(self) -> int:
         """Start a process and wait for its end: an exit code, or minus a signal."""
         with self._log.open("ab") as log:
-            self._process = process = await _start(self.command, log.fileno())
+            try:
+                self._process = process = await _start(self.command, log.fileno())
+            except Unreachable as error:
+                log.write(f"{error}\n".encode())
+                return EXIT_UNREACHABLE
         code = await process.wait()
         _kill_group(process.pid)
         return code
@@ -174,7 +178,7 @@ def _layer(child: Child) -> int:
 async def _start(command: Command, log: int) -> Process:
     """In a session of its own: signals typed at a terminal reach the supervisor alone."""
     if command.stem:
-        return await sprout(command.stem, command.argv, command.env, log, log)
+        return await sprout(command.stem, command.argv, command.env, (log, log))
     return await asyncio.create_subprocess_exec(
         *command.argv,
         env=command.env,

@@ -9,7 +9,9 @@ from functools import partial
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
+from mesh.errors import Unreachable
 from mesh.parentage import die_with_parent
+from mesh.runtime import EXIT_UNREACHABLE
 from mesh.sprout import Process, sprout
 from mesh.timing import pause
 from worker.settings import WorkerSettings
@@ -30,7 +32,10 @@ async def run_errand(
     `argv` is `python -m MODULE ...`. With a stem it is a fork of that.
     """
     with TemporaryFile() as said:
-        process = await _start(settings, argv, said.fileno())
+        try:
+            process = await _start(settings, argv, said.fileno())
+        except Unreachable as error:
+            return Ended(EXIT_UNREACHABLE, str(error))
         async with asyncio.TaskGroup() as tasks:
             limit = tasks.create_task(
                 _end(process, settings.load_timeout_seconds, stopping), name="limit"
@@ -45,8 +50,8 @@ async def run_errand(
 async def _start(settings: WorkerSettings, argv: Sequence[str], stderr: int) -> Process:
     """In a session of its own, that dies with this process."""
     if settings.stem_socket:
-        stdout = sys.stdout.fileno()
-        return await sprout(settings.stem_socket, argv, os.environ, stdout, stderr)
+        outputs = sys.stdout.fileno(), stderr
+        return await sprout(settings.stem_socket, argv, os.environ, outputs)
     return await asyncio.create_subprocess_exec(
         *argv,
         stderr=stderr,

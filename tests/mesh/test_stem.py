@@ -13,6 +13,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
+from mesh.errors import Unreachable
 from mesh.sprout import Sprout, sprout, stem_socket
 
 STEM = """
@@ -59,7 +60,7 @@ async def start(folder: Path, code: str, *arguments: str, **settings: str) -> Sp
     argv = ("python", "-m", "wanted", *arguments)
     with (folder / "said").open("ab") as said:
         return await sprout(
-            folder / "stem.sock", argv, settings, said.fileno(), said.fileno()
+            folder / "stem.sock", argv, settings, (said.fileno(), said.fileno())
         )
 
 
@@ -109,11 +110,12 @@ async def test_who_asked_is_gone_and_so_is_the_fork(tmp_path: Path) -> None:
     asks = f"""
 import asyncio, sys
 from pathlib import Path
+from mesh.errors import Unreachable
 from mesh.sprout import sprout
 argv = ("python", "-m", "wanted")
 (Path({str(tmp_path)!r}) / "wanted.py").write_text({FOREVER!r})
 async def main():
-    process = await sprout(Path({str(tmp_path / "stem.sock")!r}), argv, {{}}, 1, 2)
+    process = await sprout(Path({str(tmp_path / "stem.sock")!r}), argv, {{}}, (1, 2))
     print(process.pid, flush=True)
     await process.wait()
 asyncio.run(main())
@@ -145,3 +147,14 @@ async def test_a_stem_that_dies_takes_its_forks_with_it(tmp_path: Path) -> None:
             assert await again.wait() == 0
     assert code == -signal.SIGKILL
     await wait_until(lambda: not psutil.pid_exists(process.pid))
+
+
+async def test_a_stem_that_stays_silent_is_not_waited_for_forever(
+    tmp_path: Path,
+) -> None:
+    """
+    Where one listens and nobody answers, who asks is told so when its time is over.
+    """
+    path = tmp_path / "stem.sock"
+    with stem_socket(path), pytest.raises(Unreachable, match="no stem answered"):
+        await sprout(path, ("python", "-m", "this"), {}, (1, 2), seconds=0.05)

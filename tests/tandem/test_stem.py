@@ -16,7 +16,7 @@ from tandem.stem import shared_stem
 async def forked(stem: Path, folder: Path, *module: str) -> Sprout:
     argv = [sys.executable, "-m", *module]
     with (folder / "said").open("wb") as said:
-        return await sprout(stem, argv, {}, said.fileno(), said.fileno())
+        return await sprout(stem, argv, {}, (said.fileno(), said.fileno()))
 
 
 def runs(process: Sprout) -> bool:

@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from waiting import wait_until
 
 from mesh.errors import ConfigurationError
+from mesh.sprout import sprout, stem_socket
 from tandem.rundir import is_alive
 from tandem.supervisor import Command, supervised
 
@@ -63,6 +65,26 @@ def service(file: Path) -> str:
 def pids(file: Path) -> list[int]:
     """Of all processes that noted themselves so far."""
     return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+async def test_a_silent_stem_is_as_a_process_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A service that nobody forks is tried again, and its log says what was waited for.
+    """
+    monkeypatch.setattr("tandem.supervisor.sprout", partial(sprout, seconds=0.02))
+    stem, news = tmp_path / "stem.sock", list[str]()
+    argv = (sys.executable, "-m", "this")
+
+    with stem_socket(stem):
+        async with supervised(tmp_path, news.append) as supervisor:
+            supervisor.is_loading = False
+            supervisor.keep(Command("one", argv, {}, stem=stem))
+            await wait_until(lambda: news[1:])
+
+    assert set(news) == {"one ended with exit code 1; starting it again"}
+    assert f"no stem answered at {stem}" in (tmp_path / "one.log").read_text()
 
 
 async def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ from waiting import wait_until
 
 from engine.counting import CountingEngine
 from engine.interface import Engine
+from mesh.sprout import sprout, stem_socket
 from protocol.messages import InForce
 from worker.kernels import NoKernels, take_up_kernels
 from worker.settings import WorkerSettings
@@ -53,6 +55,23 @@ async def test_without_a_compiler_the_reason_is_said() -> None:
 
     with pytest.raises(NoKernels, match="exit 1: no room is left"):
         await take_up_kernels(engine, SETTINGS, asyncio.Event(), FAILS)
+
+
+async def test_without_a_stem_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The compiler is a fork of it: who is not answered goes on as without a compiler.
+    """
+    monkeypatch.setattr("worker.errand.sprout", partial(sprout, seconds=0.02))
+    settings = WorkerSettings(stem_socket=tmp_path / "stem.sock")
+    engine = succession(lambda: pytest.fail("without kernels"))
+
+    with (
+        stem_socket(tmp_path / "stem.sock"),
+        pytest.raises(NoKernels, match="no stem answered"),
+    ):
+        await take_up_kernels(engine, settings, asyncio.Event(), DONE)
 
 
 async def test_where_machine_code_cannot_be_kept_there_is_none(
