@@ -35,6 +35,18 @@ def scheduled(batch: Batch) -> list[tuple[str, int]]:
     return [(s.request_id, len(chunk.token_ids)) for s, chunk in steps]
 
 
+def advanced(batch: Batch) -> list[tuple[str, int]]:
+    """What is scheduled, and computed; who has its first token leaves."""
+    found = []
+    for sequence, chunk in batch.schedule(batch.max_num_batched_tokens):
+        found.append((sequence.request_id, len(chunk.token_ids)))
+        is_last = chunk.sample_index is not None
+        sequence.apply(chunk, Drawn(50) if is_last else None)
+        if is_last:
+            batch.leave(sequence.request_id)
+    return found
+
+
 def test_an_empty_batch_has_nothing_to_do() -> None:
     """
     Without sequences there is no step.
@@ -44,13 +56,59 @@ def test_an_empty_batch_has_nothing_to_do() -> None:
 
 def test_prompts_share_a_step_up_to_the_budget() -> None:
     """
-    Several prompts are packed into one step; the last may go in part.
+    Several prompts are packed into one step; one of them may go in part.
     """
     batch = Batch(max_num_batched_tokens=8)
     for sequence in (prompt("a", 3), prompt("b", 10), prompt("c", 1)):
         batch.join(sequence)
 
-    assert scheduled(batch) == [("a", 3), ("b", 5)]
+    assert scheduled(batch) == [("a", 3), ("b", 4), ("c", 1)]
+
+
+def test_prompts_of_one_length_go_in_order_of_arrival() -> None:
+    """
+    None has less to do than the oldest, so each is done before the next one begins.
+    """
+    batch = Batch(max_num_batched_tokens=8)
+    for name in ("a", "b", "c"):
+        batch.join(prompt(name, 6))
+
+    assert scheduled(batch) == [("a", 6), ("b", 2)]
+
+
+def test_short_prompts_do_not_wait_for_a_long_one() -> None:
+    """
+    They have half of each step, those with the least to do first; it has the other, and
+    what they leave.
+    """
+    batch = Batch(max_num_batched_tokens=8)
+    batch.join(prompt("long", 100))
+    for name, num_tokens in (("b", 5), ("c", 3)):
+        batch.join(prompt(name, num_tokens))
+
+    steps = [advanced(batch) for _ in range(3)]
+
+    assert steps == [
+        [("long", 4), ("b", 1), ("c", 3)],
+        [("long", 4), ("b", 4)],
+        [("long", 8)],
+    ]
+
+
+def test_a_long_prompt_has_half_of_each_step_whatever_comes() -> None:
+    """
+    Short prompts that never cease make it take twice as long, and no longer.
+    """
+    batch = Batch(max_num_batched_tokens=8)
+    batch.join(prompt("long", 100))
+    num_steps = 0
+
+    while "long" in {sequence.request_id for sequence in batch.running}:
+        batch.join(prompt(f"short {num_steps}", 8))
+        advanced(batch)
+        num_steps += 1
+
+    assert num_steps == 25
 
 
 def test_it_knows_what_is_missing() -> None:

@@ -1,6 +1,7 @@
 """A worker's steps: a token for everyone who decodes, and prompts in turn.
 
-The rules are those of the real one (libs/worker/batch.py). Steps that only decode are
+The rules are much those of the real one (libs/worker/batch.py), but prompts go in the
+order in which they came, as in the servers that we compare with. Steps that only decode are
 computed many at a time: until somebody ends, joins or asks for room.
 """
 
