@@ -112,10 +112,10 @@ class StoreClient:
     def adopt(self, request_id: RequestId, generation: int) -> Record | Queued | Gone:
         return self._taken(Adopt(request_id=request_id, generation=generation))
 
-    def advance(self, progress: Iterable[Progress], turn_tokens: int = 0) -> Advanced:
+    def advance(self, progress: Iterable[Progress], pile_tokens: int = 0) -> Advanced:
         # Unchecked: it comes with every step, and the store checks it.
         step = Advance.model_construct(
-            progress=tuple(progress), turn_tokens=turn_tokens
+            progress=tuple(progress), pile_tokens=pile_tokens
         )
         return self._expect(step, Advanced)
 

@@ -73,8 +73,8 @@ class Advance(Message):
 
     type: Literal["advance"] = "advance"
     progress: tuple[Progress, ...]
-    # Of prompts, which I compute in a step beside streams; 0 says nothing new.
-    turn_tokens: int = Field(default=0, ge=0)
+    # Of prompts that wait: so many are a pile for me. 0 says nothing new.
+    pile_tokens: int = Field(default=0, ge=0)
 
 
 class Held(NamedTuple):

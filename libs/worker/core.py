@@ -188,7 +188,7 @@ class Core:
         if can_wait:
             advanced = self._store.note(progress)
         else:
-            advanced = self._store.advance(progress, self._pace.turn_tokens)
+            advanced = self._store.advance(progress, self._pace.pile_tokens)
         if advanced:
             self._apply(advanced)
         metrics.STEP_SECONDS.observe(time.monotonic() - started)

@@ -6,7 +6,8 @@ as a stream may wait. They cost a few percent of the rate of whole ones, as each
 the weights; where so much waits that the rate counts most, steps are whole.
 """
 
-TURN_SECONDS = 0.25  # on the whole of the machine, beside streams
+TURN_SECONDS = 0.5  # on the whole of the machine, beside streams
+PILE_SECONDS, PILE_TOKENS = 1.5, 3072  # of prompts that pile up: the less of both
 FEWEST_TOKENS = 128  # of a step; fewer take mostly what the weights take
 GRAIN = 64  # tokens: kernels have whole tiles of rows
 MEMORY = 0.8  # of all that was seen before, with each step
@@ -31,12 +32,22 @@ class Pace:
     @property
     def turn_tokens(self) -> int:
         """Of a step beside streams; whole ones until one was seen."""
-        if not self._seconds:
-            return self._step_tokens
-        tokens = int(TURN_SECONDS * self._tokens / self._seconds)
-        return min(self._step_tokens, max(FEWEST_TOKENS, tokens - tokens % GRAIN))
+        tokens = self._in(TURN_SECONDS, self._step_tokens)
+        tiled = max(FEWEST_TOKENS, tokens - tokens % GRAIN)
+        return min(self._step_tokens, tiled)
+
+    @property
+    def pile_tokens(self) -> int:
+        """Of prompts that wait, from which on they need the whole of the machine."""
+        return self._in(PILE_SECONDS, PILE_TOKENS)
 
     def budget(self, num_missing_tokens: int, *, is_beside: bool) -> int:
         """Of the next step, where prompts miss so many, and others decode or not."""
         is_long = num_missing_tokens >= LONG_PILE * self._step_tokens
         return self.turn_tokens if is_beside and not is_long else self._step_tokens
+
+    def _in(self, seconds: float, most: int) -> int:
+        """Tokens that are computed in that time."""
+        if not self._seconds:
+            return most
+        return min(most, int(seconds * self._tokens / self._seconds))

@@ -3,10 +3,10 @@
 With halves both phases go on side by side, and streams wait for no prompt. But prompts have
 half of the machine then. When they pile up, few sequences decode, and a step for four takes
 nearly as long as one for sixteen. So while prompts pile up both phases may have everything,
-and whole steps take turns: prompts twice as fast, streams a step for each of theirs.
+and steps take turns: prompts twice as fast, streams a step for each of theirs.
 
-How many tokens are a pile follows from how many a worker computes in a turn: a large model
-on a slow machine has one with a quarter of the tokens.
+How many tokens are a pile says who computes them (`worker.pace`): a large model on a slow
+machine has one with a quarter of the tokens.
 """
 
 from collections.abc import Collection
@@ -16,29 +16,28 @@ from protocol.messages import Shares
 HALVES = Shares(prefill=50, decode=50)
 WHOLE = Shares(prefill=100, decode=100)  # for both: they compete
 
-MANY, MANY_TURNS = 3, 6  # prompts, and turns that they need: both, and they pile up
-TURN_TOKENS = 512  # until a worker says how many
-FEW = 1  # prompts, with which the queue counts as drained
+MANY = 3  # prompts, and as many tokens as are a pile: both, and they pile up
+PILE_TOKENS = 3072  # until a worker says how many
 
 
 class ByQueue:
-    """Between many and few it keeps on, so a queue that wavers changes nothing."""
+    """A pile is one until it is drained, so a queue that wavers changes nothing."""
 
     def __init__(self) -> None:
         self._is_piled_up = False
-        self._turn_tokens = TURN_TOKENS
+        self._pile_tokens = PILE_TOKENS
 
     @property
     def shares(self) -> Shares:
         return WHOLE if self._is_piled_up else HALVES
 
-    def see(self, missing: Collection[int], turn_tokens: int = 0) -> None:
+    def see(self, missing: Collection[int], pile_tokens: int = 0) -> None:
         """Of each prompt that waits or is computed, the tokens that it still needs.
 
-        `turn_tokens` are computed in a step beside streams; 0: as many as before.
+        Of all prompts together `pile_tokens` are a pile; 0: as many as before.
         """
-        self._turn_tokens = turn_tokens or self._turn_tokens
-        if len(missing) <= FEW:
+        self._pile_tokens = pile_tokens or self._pile_tokens
+        if not missing:
             self._is_piled_up = False
-        elif len(missing) >= MANY and sum(missing) >= MANY_TURNS * self._turn_tokens:
+        elif len(missing) >= MANY and sum(missing) >= self._pile_tokens:
             self._is_piled_up = True

@@ -99,10 +99,10 @@ class Division:
         self._tell("")  # so that a change that nobody waits for is noted, too
         self._apply()
 
-    def see_queue(self, missing: Collection[int], turn_tokens: int = 0) -> None:
+    def see_queue(self, missing: Collection[int], pile_tokens: int = 0) -> None:
         """What prompts workers have, as `ByQueue.see` is told."""
         before = self.shares
-        self._by_queue.see(missing, turn_tokens)
+        self._by_queue.see(missing, pile_tokens)
         if self.shares != before:
             self._apply()
 

@@ -76,8 +76,8 @@ class Pool:
 
     def _on_sequences(self, store: Store, peer: str, operation: Operation) -> Answer:
         match operation:
-            case Advance(progress=progress, turn_tokens=turn_tokens):
-                return store.advance(progress, peer, turn_tokens)
+            case Advance(progress=progress, pile_tokens=pile_tokens):
+                return store.advance(progress, peer, pile_tokens)
             case Admit(job=job):
                 return store.admit(job, peer)
             case Adopt(request_id=request_id, generation=generation):

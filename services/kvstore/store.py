@@ -144,7 +144,7 @@ class Store:
         return recorded
 
     def advance(
-        self, steps: Sequence[Progress], worker_id: str, turn_tokens: int = 0
+        self, steps: Sequence[Progress], worker_id: str, pile_tokens: int = 0
     ) -> Advanced:
         """Record one step; answer with the blocks that the next one needs.
 
@@ -161,7 +161,7 @@ class Store:
         self._serve_line()
         named = [step.request_id for step in steps] + self._disowned
         gone = dict.fromkeys(id for id in named if id not in owned)
-        self._look_at_queue(worker_id, turn_tokens)
+        self._look_at_queue(worker_id, pile_tokens)
         # Unchecked: it is the answer to every step.
         return Advanced.model_construct(
             growth=tuple(growth), gone=tuple(gone), part=self.division.part(worker_id)
@@ -449,7 +449,7 @@ class Store:
             self._look_at_queue(worker_id)
         return record.as_answer(self.division.part(worker_id))
 
-    def _look_at_queue(self, worker_id: str, turn_tokens: int = 0) -> None:
+    def _look_at_queue(self, worker_id: str, pile_tokens: int = 0) -> None:
         """Shares may follow it. Only who computes prompts makes it longer or shorter."""
         if not self.division.has_prompts(worker_id):
             return
@@ -460,7 +460,7 @@ class Store:
             for record in held.values()
             if not record.is_prompt_computed
         ]
-        self.division.see_queue(missing, turn_tokens)
+        self.division.see_queue(missing, pile_tokens)
 
     def _park(self, record: SequenceRecord) -> None:
         if record.is_due:

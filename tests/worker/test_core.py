@@ -300,9 +300,9 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
 ) -> None:
     """
     Alone steps are whole. With somebody who decodes they are as long as a stream may wait,
-    here a quarter of 600 tokens in a second, and the queue of prompts is judged by these.
+    here half a second at 300 tokens in each, and of that rate it is what a pile is, too.
     """
-    mesh, engine = Mesh(loaded_pool(600)), Slow(600)
+    mesh, engine = Mesh(loaded_pool(600)), Slow(300)
     monkeypatch.setattr(time, "monotonic", engine.now)
     mesh.pool.division.join("d", ("decode",))
     mesh.pool.division.join("p", ("prefill",))
@@ -317,7 +317,7 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
     prefill.round(Work(several))
 
     assert engine.num_tokens == [512, 128]
-    assert prefill.percent == 100  # 3 x 300 are a pile: more than six of 128
+    assert prefill.percent == 100  # 3 x 300 are a pile: three seconds
     decode.round(Work())
     assert decode.percent == 100
 

@@ -2,10 +2,17 @@
 
 import pytest
 
-from worker.pace import FEWEST_TOKENS, LONG_PILE, TURN_SECONDS, Pace
+from worker.pace import (
+    FEWEST_TOKENS,
+    LONG_PILE,
+    PILE_SECONDS,
+    PILE_TOKENS,
+    TURN_SECONDS,
+    Pace,
+)
 
 WHOLE = 512
-SLOW = 600.0  # tokens in a second
+FAST, SLOW = 700.0, 300.0  # tokens in a second
 
 
 def paced(tokens_per_second: float, *steps: int) -> Pace:
@@ -25,7 +32,7 @@ def test_steps_are_whole_until_one_was_seen() -> None:
 
 @pytest.mark.parametrize(
     ("tokens_per_second", "budget"),
-    [(100_000, WHOLE), (1500, 320), (SLOW, 128), (20, FEWEST_TOKENS)],
+    [(100_000, WHOLE), (FAST, 320), (SLOW, 128), (20, FEWEST_TOKENS)],
 )
 def test_a_step_beside_streams_takes_as_long_as_these_may_wait(
     tokens_per_second: float, budget: int
@@ -60,11 +67,23 @@ def test_for_a_long_pile_steps_are_whole(num_missing_tokens: int, budget: int) -
     assert pace.budget(num_missing_tokens, is_beside=True) == budget
 
 
+@pytest.mark.parametrize("tokens_per_second", [100_000, SLOW])
+def test_a_pile_is_what_takes_long(tokens_per_second: float) -> None:
+    """
+    But never more tokens than a fast machine has in it.
+    """
+    pace = paced(tokens_per_second, WHOLE)
+
+    in_time = int(PILE_SECONDS * tokens_per_second)
+    assert pace.pile_tokens == pytest.approx(min(PILE_TOKENS, in_time), abs=1)
+    assert Pace(WHOLE).pile_tokens == PILE_TOKENS
+
+
 def test_it_follows_a_machine_that_changes() -> None:
     """
     What was seen before fades: after a score of steps the rate of now counts.
     """
-    pace = paced(1500, *[WHOLE] * 20)
+    pace = paced(FAST, *[WHOLE] * 20)
 
     for _ in range(20):
         pace.see(FEWEST_TOKENS, FEWEST_TOKENS / SLOW)
@@ -76,7 +95,7 @@ def test_few_tokens_tell_nothing() -> None:
     """
     A short prompt takes what reading the weights takes: its rate is not that of others.
     """
-    pace = paced(1500, WHOLE)
+    pace = paced(FAST, WHOLE)
 
     pace.see(8, 0.1)
 
