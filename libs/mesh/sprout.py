@@ -83,7 +83,7 @@ async def sprout(
     try:
         async with asyncio.timeout(seconds):
             return await _forked(stem, request, outputs)
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):  # or so many have asked that none more may
         silent = f"no stem answered at {stem} in {seconds:g} s"
         raise Unreachable(silent) from None
 
@@ -92,9 +92,9 @@ async def _forked(stem: Path, request: bytes, outputs: tuple[int, int]) -> Sprou
     while True:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            line.setblocking(False)
             line.connect(str(stem))
             socket.send_fds(line, [request], outputs)
-            line.setblocking(False)
             if answer := await _answer(line):
                 return Sprout(line, int(answer))
         except BaseException:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,3 +159,20 @@ async def test_a_stem_that_stays_silent_is_not_waited_for_forever(
     path = tmp_path / "stem.sock"
     with stem_socket(path), pytest.raises(Unreachable, match="no stem answered"):
         await sprout(path, ("python", "-m", "this"), {}, (1, 2), seconds=0.05)
+
+
+async def test_nobody_stands_in_a_full_line_for_a_stem(tmp_path: Path) -> None:
+    """
+    Where as many ask a silent one as may, who comes next hears so and is not held up:
+    nothing else of its process would go on.
+    """
+    path = tmp_path / "stem.sock"
+    kind = socket.AF_UNIX, socket.SOCK_SEQPACKET
+    with socket.socket(*kind) as listener, socket.socket(*kind) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+
+        async with asyncio.timeout(10):
+            with pytest.raises(Unreachable, match="no stem answered"):
+                await sprout(path, ("python", "-m", "this"), {}, (1, 2), seconds=60)
