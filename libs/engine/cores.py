@@ -5,15 +5,21 @@ they are all as slow as the one there. So a step first takes as many cores as it
 threads: byte i of a file that all have is core i, and who holds its lock computes there.
 A lock ends with its process. A process that hangs keeps its locks: a wait for them has an
 end, and is as long as steps have been seen to take.
+
+A long step takes what is free, and watches (`engine.watch`): it pauses for who goes first,
+and when a core that it misses is let go. Then it takes anew what is free.
 """
 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
+from typing import NamedTuple
+
+from engine.watch import ANY, ASKED, LET_GO, NEVER, Watch, counters_behind
 
 FIRST_SECONDS = 1.0  # a step waits; who holds a core for longer may hang
 LONGEST_SECONDS = 20.0
@@ -22,87 +28,155 @@ LINE = 1 << 20  # beyond the cores: the byte of who is next
 AT_ONCE, WAITING = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX
 
 
+class _Wish(NamedTuple):
+    """What a step wants."""
+
+    num_cores: int
+    least: int  # so many, if no more are free
+    goes_first: bool = False  # who watches pauses for it
+
+
+class Held(NamedTuple):
+    """What it has."""
+
+    num_cores: int
+    are_ours: bool  # else others keep them, and it goes on all the same
+    watch: Watch  # when to let them go, for a step that pauses
+
+
 class Cores:
     """The cores of this process."""
 
     def __init__(self, fd: int) -> None:
-        """`fd` is of a file open for writing.
+        """`fd` is of the host's blocks, open for writing.
 
         This process may close no other descriptor of that file: its locks would end.
         """
         self._fd = fd
+        self._counters = counters_behind(fd)
         self._cores = sorted(os.sched_getaffinity(0))
         self._next = LINE + self._cores[0]
         self._late: Thread | None = None  # in line for a step that went on without
         self.patience = FIRST_SECONDS  # how long a step waits
+        self._wish = _Wish(0, 0)
+        self.held = Held(0, are_ours=False, watch=NEVER)
 
     @contextmanager
-    def taken(self, count: int) -> Iterator[bool]:
+    def taken(self, count: int, *, goes_first: bool = False) -> Iterator[bool]:
         """Whether so many are ours while the block lasts; not if others keep them."""
-        are_ours = self._take(min(count, len(self._cores)))
+        with self._taken(_Wish(count, count, goes_first)):
+            self.held = self.held._replace(watch=NEVER)
+            yield self.held.are_ours
+
+    @contextmanager
+    def shared(self, count: int) -> Iterator[bool]:
+        """The same of at most so many, for a step that watches and pauses."""
+        with self._taken(_Wish(count, 1)):
+            yield self.held.are_ours
+
+    @property
+    def are_called(self) -> bool:
+        """Whether the watch is over; between two operations of Python."""
+        _, asked, let_go = self.held.watch
+        now = self._counted()
+        return self.held.watch is not NEVER and (
+            now[ASKED] != asked or let_go not in (ANY, now[LET_GO])
+        )
+
+    def pause(self) -> None:
+        """Let others have what they wait for, and take anew what is free then."""
+        if self.held.are_ours:
+            self._unlock_all()
+        self._take()
+
+    @contextmanager
+    def _taken(self, wish: _Wish) -> Iterator[None]:
+        most = len(self._cores)
+        count, least = min(wish.num_cores, most), min(wish.least, most)
+        self._wish = _Wish(count, least, wish.goes_first)
+        self._take()
         try:
-            yield are_ours
+            yield
         finally:
-            if are_ours:
+            if self.held.are_ours:
                 self._let_go()
 
-    def _take(self, count: int) -> bool:
+    def _take(self) -> None:
         """First come, first served. A wait in vain is not repeated while it may last."""
-        if self._late and self._late.is_alive():
-            return False
-        return self._take_at_once(count) or self._take_in_turn(count)
+        held = None
+        if not (self._late and self._late.is_alive()):
+            held = self._take_at_once(self._wish) or self._take_in_turn(self._wish)
+        self.held = held or Held(self._wish.num_cores, are_ours=False, watch=NEVER)
 
-    def _take_at_once(self, count: int) -> bool:
+    def _take_at_once(self, wish: _Wish) -> Held | None:
         if not self._lock(self._next, AT_ONCE):
-            return False
-        if len(self._take_free(count)) < count:
-            self._let_go()
-            return False
-        self._unlock(self._next)
-        return True
+            return None
+        asked, let_go = self._counted()
+        free = self._take_free(wish.num_cores)
+        if len(free) < wish.least:
+            self._unlock_all()
+            return None
+        return self._begin(len(free), wish, asked, let_go)
 
-    def _take_in_turn(self, count: int) -> bool:
+    def _take_in_turn(self, wish: _Wish) -> Held | None:
         """A thread waits, in the kernel and without end: who looks again and again is
         on a core that somebody computes on.
         """
-        turn = Future[None]()
-        thread = Thread(target=self._stand_in_line, args=(count, turn), daemon=True)
+        turn = Future[Held]()
+        thread = Thread(target=self._stand_in_line, args=(wish, turn), daemon=True)
         thread.start()
         try:
-            turn.result(self.patience)
+            return turn.result(self.patience)
         except TimeoutError:
             if turn.cancel():
                 self._late = thread
-                return False
-        return True
+                return None
+        return turn.result()
 
-    def _stand_in_line(self, count: int, turn: Future[None]) -> None:
-        failure: OSError | None = None
+    def _stand_in_line(self, wish: _Wish, turn: Future[Held]) -> None:
         began = time.monotonic()
         try:
-            self._wait_for(count)
-        except OSError as error:
-            failure = error
+            held = self._wait_for(wish)
+        except OSError as error:  # the file was closed, and with it went the locks
+            if turn.set_running_or_notify_cancel():
+                turn.set_exception(error)
+            return
         if turn.set_running_or_notify_cancel():
-            turn.set_exception(failure) if failure else turn.set_result(None)
-        elif not failure:  # else the file was closed, and with it went the locks
-            self._let_go()
-            # It was no process that hangs: the next step of that length is waited for.
-            self.patience = min(LONGEST_SECONDS, ROOM * (time.monotonic() - began))
+            turn.set_result(held)
+            return
+        self._let_go()
+        # It was no process that hangs: the next step of that length is waited for.
+        self.patience = min(LONGEST_SECONDS, ROOM * (time.monotonic() - began))
 
-    def _wait_for(self, count: int) -> None:
+    def _wait_for(self, wish: _Wish) -> Held:
         self._lock(self._next, WAITING)
-        free = self._take_free(count)
-        others = [core for core in self._cores if core not in free]
-        for core in others[: count - len(free)]:
+        asked, let_go = self._counted()
+        mine = self._take_free(wish.num_cores)
+        if len(mine) < wish.least and wish.goes_first:
+            self._counters[ASKED] += 1
+        while len(mine) < wish.least:
+            core = next(core for core in self._cores if core not in mine)
             self._lock(core, WAITING)
-        self._unlock(self._next)
+            mine.append(core)
+        mine += self._take_free(wish.num_cores - len(mine), mine)
+        return self._begin(len(mine), wish, asked, let_go)
 
-    def _take_free(self, count: int) -> list[int]:
-        """At most so many."""
+    def _begin(self, count: int, wish: _Wish, asked: int, let_go: int) -> Held:
+        """What was counted until now is no reason to stop."""
+        self._unlock(self._next)
+        is_short = count < wish.num_cores
+        watch = Watch(self._counters, asked, let_go if is_short else ANY)
+        return Held(count, are_ours=True, watch=watch)
+
+    def _counted(self) -> tuple[int, int]:
+        """Only who is next in line counts that cores were asked for."""
+        return int(self._counters[ASKED]), int(self._counters[LET_GO])
+
+    def _take_free(self, count: int, mine: Sequence[int] = ()) -> list[int]:
+        """At most so many, beside those that are ours."""
         free = list[int]()
         for core in self._cores:
-            if len(free) < count and self._lock(core, AT_ONCE):
+            if len(free) < count and core not in mine and self._lock(core, AT_ONCE):
                 free.append(core)
         return free
 
@@ -117,5 +191,12 @@ class Cores:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
 
     def _let_go(self) -> None:
-        """Of all that this process holds."""
+        """At a step's end. If two count at once one is lost; who watches hears the other.
+
+        Not of a pause: two steps that pause would call each other for ever.
+        """
+        self._unlock_all()
+        self._counters[LET_GO] += 1
+
+    def _unlock_all(self) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)

@@ -90,7 +90,7 @@ class CudaEngine:
         engine._capture(limits, products_of(model) if limits.decodes else [])
         return engine
 
-    def turn(self) -> AbstractContextManager[object]:
+    def turn(self, *, is_long: bool = False) -> AbstractContextManager[object]:
         """The GPU takes steps of all processes as they come."""
         return nullcontext()
 

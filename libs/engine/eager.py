@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.bfloat16_linear import quick_linear
 from engine.blocks import KVBlocks
+from engine.cores import Cores
 from engine.forward import ByModules, Forward
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
@@ -28,16 +29,17 @@ class EagerEngine(TransformerEngine):
 
     def __init__(self, path: Path, memory: MappedMemory, threads: int) -> None:
         """Over weights already loaded and blocks in use. Raises UnsupportedModel."""
-        forward = Forward(bound(path, memory))
+        # A core is the compiler's: on the same one, a product's other threads would wait.
+        its_threads = Threads(max(1, Threads(threads).limit - 1))
+        forward = Forward(bound(path, memory), before_layer=its_threads.look)
         by_modules = ByModules(forward, ReferenceAttention, REASON)
         blocks, geometry = blocks_of(memory), memory.geometry
-        # A core is the compiler's: on the same one, a product's other threads would wait.
-        fewer = max(1, Threads(threads).limit - 1)
-        super().__init__(forward, by_modules, blocks, geometry, Threads(fewer))
+        super().__init__(forward, by_modules, blocks, geometry, its_threads)
         self._all_threads = threads
         # Now: to build one changes torch's default dtype, for all threads.
         self._other = bound(path, memory)
         self._memory = memory
+        self._cores: Cores | None = None
 
     def with_kernels(
         self, facts: ModelFacts, max_private_bytes: int = 0
@@ -59,9 +61,14 @@ class EagerEngine(TransformerEngine):
             engine.compete(self._cores)
         return engine
 
+    def compete(self, cores: Cores) -> None:
+        """See `TransformerEngine.compete`; who follows it does so, too."""
+        super().compete(cores)
+        self._cores = cores
+
     def alone(self) -> None:
         """Take all cores from the next step on: nobody compiles."""
-        self._threads = Threads(self._all_threads)
+        self._threads.widen(self._all_threads)
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         num_rows = sum(len(chunk.token_ids) for chunk in chunks)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attention import PagedAttention
+from engine.attention import PagedAttention, ScoreRule
 from engine.batch import Batch
 from engine.blocks import KVBlocks
 
@@ -15,9 +15,18 @@ from engine.blocks import KVBlocks
 class Forward:
     """Calls the model the way its signature allows."""
 
-    def __init__(self, model: Any, device: torch.device | None = None) -> None:
-        """The model lies on `device`; the CPU if none is named."""
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device | None = None,
+        before_layer: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The model lies on `device`; the CPU if none is named.
+
+        `before_layer` is called before each layer's attention, of a step that is not recorded.
+        """
         self._model = model
+        self._before_layer = before_layer
         self._device = device or torch.device("cpu")
         # Logits of a long chunk are large (tokens x vocabulary) and only the last row
         # is of use, so most models can be told which rows to make.
@@ -38,8 +47,9 @@ class Forward:
             torch.from_numpy(values).unsqueeze(0).to(self._device)
             for values in (batch.token_ids, batch.positions)
         )
+        stepwise = _Stepwise(attention, self._before_layer)
         with torch.inference_mode():
-            return self.run(token_ids, positions, attention, rows.to(self._device))
+            return self.run(token_ids, positions, stepwise, rows.to(self._device))
 
     def run(
         self,
@@ -58,6 +68,19 @@ class Forward:
         return logits if self._keeps_logits else logits[rows]
 
 
+class _Stepwise:
+    """Attention, and what is done before it."""
+
+    def __init__(self, attention: PagedAttention, before: Callable[[], None]) -> None:
+        self._attention, self._before = attention, before
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: ScoreRule
+    ) -> Tensor:
+        self._before()
+        return self._attention.attend(layer, query, key, value, rule)
+
+
 class ByModules:
     """Logits by the modules of a model, and the reason why there is no faster way."""
 
@@ -71,7 +94,7 @@ class ByModules:
         self._attention = attention
         self.reason = reason
 
-    def logits(self, batch: Batch, blocks: KVBlocks, _threads: int) -> Tensor:
+    def logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
         """Of the sampled rows, writing K/V into `blocks`."""
         rows = torch.from_numpy(batch.last_rows)
         return self._forward(batch, self._attention(blocks, batch), rows)

@@ -39,9 +39,12 @@ Ending = Callable[[], list[Drawn | None]]
 class Engine(Protocol):
     """A model. Pure, synchronous, knows no network and keeps nothing of a sequence."""
 
-    def turn(self) -> AbstractContextManager[object]:
+    def turn(self, *, is_long: bool = False) -> AbstractContextManager[object]:
         """Waits, perhaps, until the machine is free for one step, to be computed before
-        the block ends."""
+        the block ends.
+
+        A long one begins on what is free, and pauses for those that go first.
+        """
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:

@@ -4,13 +4,14 @@ One call for a whole step: no Python between two operations, and no thread that 
 for another to be woken. Threads take tasks one at a time, so one that is kept from its
 core delays a step by a task at most: who waits for it does that one, too (`engine.task`).
 And they go on to the next operation while others are still at this one, if it does not
-need what they compute.
+need what they compute. What has been computed is counted in the program: so a run may
+stop between two tasks and go on later, on more threads or fewer.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
 from engine.atomics import current, fetch_add, relax, sched_yield
 from engine.compiled import compiled, inlined
@@ -26,6 +27,7 @@ from engine.operations import (
 )
 from engine.place import NOWHERE, NUM_PLACE_NUMBERS, Place, describe
 from engine.task import Task, alone, is_put
+from engine.watch import NEVER, Watch, is_over
 
 Array = Any
 MANY_TASKS = 128  # more than that are taken several at a time
@@ -106,39 +108,68 @@ def _num_claims(program: Program, place: Place) -> Array:
     return counts
 
 
+class Pauses(Protocol):
+    """When a run stops, and what is done until it goes on."""
+
+    @property
+    def watch(self) -> Watch: ...
+
+    def pause(self) -> None: ...
+
+
+def run(program: Program, place: Place, pauses: Pauses | None = None) -> None:
+    """All operations, each after what it needs, on the threads that numba has then."""
+    watch = pauses.watch if pauses else NEVER
+    is_done = go_on(program, place, watch, get_num_threads(), True)
+    while pauses and not is_done:
+        pauses.pause()
+        is_done = go_on(program, place, pauses.watch, get_num_threads(), False)
+
+
 @compiled(parallel=True, nogil=True)
-def run(program: Program, place: Place) -> None:
-    """All operations, each after what it needs."""
-    program.begun[:] = 0
-    program.done[:] = 0
-    program.num_runs[0] += 1
-    describe(place, program.place)
-    for _ in prange(place.num_threads):
+def go_on(
+    program: Program, place: Place, watch: Watch, num_threads: int, is_new: bool
+) -> bool:
+    """Compute until all is done, or the watch is over; whether all is."""
+    if is_new:
+        program.begun[:] = 0
+        program.done[:] = 0
+        program.num_runs[0] += 1
+        describe(place, program.place)
+    for _ in prange(num_threads):
         cleared = -1  # the last operation that is known to be done, as all before it
         operation = 0
-        while operation < program.kinds.shape[0]:
+        while operation < program.kinds.shape[0] and not is_over(watch):
             mine, again = operation, cleared < program.after[operation]
             if again:
                 mine = cleared + 1
-                if _is_done(program, place, mine):
+                if _is_done(program, place, watch, mine):
                     cleared = mine
                     continue
-            _take_part(program, place, mine, again)
+            _take_part(program, place, watch, mine, again)
             if again:
                 sched_yield()
             else:
                 operation += 1
+    # A thread stops only when it has put what it took.
+    for operation in range(program.kinds.shape[0]):
+        if program.done[operation] < _num_tasks(program, place, operation):
+            return False
+    return True
 
 
 @inlined
-def _is_done(program: Program, place: Place, operation: int) -> bool:
-    """Wait until it is; False if it takes long, and can be helped with."""
+def _is_done(program: Program, place: Place, watch: Watch, operation: int) -> bool:
+    """Wait until it is; False if it takes long, and can be helped with, or the watch
+    is over."""
     total = _num_tasks(program, place, operation)
     patience = HELP_AFTER * (1 + len(place.token_ids) // TOKENS_AT_ONCE)
     turns = 0
     while current(program.done, operation) < total:
         turns += 1
         if turns == patience and program.first_claims[operation] >= 0:
+            return False
+        if is_over(watch):
             return False
         if turns < PATIENCE:
             relax()
@@ -148,7 +179,9 @@ def _is_done(program: Program, place: Place, operation: int) -> bool:
 
 
 @inlined
-def _take_part(program: Program, place: Place, operation: int, again: bool) -> None:
+def _take_part(
+    program: Program, place: Place, watch: Watch, operation: int, again: bool
+) -> None:
     """Do tasks of an operation while there are some that nobody has taken.
 
     Or, `again`, those that others have taken and not put yet.
@@ -158,6 +191,8 @@ def _take_part(program: Program, place: Place, operation: int, again: bool) -> N
     at_once = total if again else total // MANY_TASKS + 1
     first = 0
     while first < total and (again or current(program.begun, operation) < total):
+        if is_over(watch):
+            break
         first = 0 if again else fetch_add(program.begun, operation, at_once)
         end = min(first + at_once, total)
         num_put = 0

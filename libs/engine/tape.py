@@ -24,7 +24,7 @@ from engine.forward import Forward
 from engine.interface import Chunk
 from engine.operations import Index, Kind, Unit
 from engine.place import Place, place_of
-from engine.program import Program, program_of, run, with_claims
+from engine.program import Pauses, Program, program_of, run, with_claims
 from engine.recorder import (
     Eager,
     Native,
@@ -36,6 +36,7 @@ from engine.recorder import (
     tensors_of,
 )
 from engine.sizes import Sizes
+from engine.threads import Threads
 from protocol.memory import KVGeometry
 from protocol.sampling import SamplingParams
 
@@ -120,7 +121,7 @@ class Tape:
             )
         return cls(inputs, operations, logits)
 
-    def replay(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
+    def replay(self, batch: Batch, blocks: KVBlocks, threads: Threads) -> Tensor:
         """The logits of the sampled rows; they are overwritten by the next replay.
 
         Raises IndexError for a token that the model has no embedding of, as torch does.
@@ -128,7 +129,7 @@ class Tape:
         token_ids = batch.token_ids.tolist()
         if min(token_ids) < 0 or max(token_ids) >= self._num_embeddings:
             raise IndexError("a token id is out of the embedding's range")
-        place = place_of(batch, blocks, threads)
+        place = place_of(batch, blocks, threads.count)
         sizes = Sizes(len(batch.token_ids), len(batch.last_rows))
         if self._arena.makes_room(sizes):
             self._bound.clear()
@@ -143,7 +144,7 @@ class Tape:
             self._bound[sizes] = self._bind(sizes)
         bound = self._bound[sizes]
         self._angles.look_up(batch.positions, bound.angles)
-        return bound.run(batch, place)
+        return bound.run(batch, place, threads)
 
     def _bind(self, sizes: Sizes) -> "_Bound":
         """The parts of a step of such sizes."""
@@ -247,20 +248,20 @@ class _Bound:
         self._parts, self._values, self._logits = parts, values, logits
         self._is_ours = all(isinstance(part, Program) for part in parts)
 
-    def run(self, batch: Batch, place: Place) -> Tensor:
+    def run(self, batch: Batch, place: Place, pauses: Pauses) -> Tensor:
         if self._is_ours:
-            return self._run(self._values, place)
+            return self._run(self._values, place, pauses)
         inputs = _inputs(batch)
         with torch.inference_mode():
             values = [*inputs, *self._values[len(inputs) :]]
-            return self._run(values, place)
+            return self._run(values, place, pauses)
 
-    def _run(self, values: list[Tensor | None], place: Place) -> Tensor:
+    def _run(self, values: list[Tensor | None], place: Place, pauses: Pauses) -> Tensor:
         for part in self._parts:
             if isinstance(part, _Call):
                 part.run(values)
             else:
-                run(part, place)
+                run(part, place, pauses)
         logits = values[self._logits]
         assert logits is not None, "the last operation gives them"
         return logits

@@ -15,6 +15,7 @@ from engine.recorder import Recorder, Unrecordable
 from engine.sampled import sampled_logits
 from engine.sizes import Sizes
 from engine.tape import Tape
+from engine.threads import Threads
 from protocol.memory import KVGeometry
 
 # Of the logits' norm. A tape does the very same arithmetic: what differs is an error.
@@ -39,25 +40,30 @@ class Tapes:
     """Logits by the tape of a step, or by the model where there is none."""
 
     def __init__(
-        self, forward: Forward, recorder: Recorder, geometry: KVGeometry
+        self,
+        forward: Forward,
+        recorder: Recorder,
+        geometry: KVGeometry,
+        threads: Threads,
     ) -> None:
         self._forward = forward
         self._recorder = recorder
         self._geometry = geometry
+        self._threads = threads
         self._tapes: dict[_Kind, Tape | None] = {}
         self.reason = ""  # why steps seen so far have no tape; empty where they have
 
-    def logits(self, batch: Batch, blocks: KVBlocks, threads: int) -> Tensor:
+    def logits(self, batch: Batch, blocks: KVBlocks) -> Tensor:
         """Of the sampled rows, writing K/V into `blocks`."""
         num_tokens, num_sampled = len(batch.token_ids), len(batch.last_rows)
         kind = _Kind(num_tokens > FEW_ROWS, num_sampled > FEW_ROWS)
         if tape := self._tapes.get(kind):
-            return tape.replay(batch, blocks, threads)
+            return tape.replay(batch, blocks, self._threads)
         expected = self._by_modules(batch, blocks)
         # No or broken numbers prove nothing: another step may.
         proves = num_sampled > 0 and bool(expected.isfinite().all())
         if kind not in self._tapes and (is_ours() or not kind.is_long) and proves:
-            self._tapes[kind] = self._proved(kind, batch, blocks, threads, expected)
+            self._tapes[kind] = self._proved(kind, batch, blocks, expected)
         return expected
 
     def _by_modules(self, batch: Batch, blocks: KVBlocks) -> Tensor:
@@ -71,7 +77,6 @@ class Tapes:
         kind: _Kind,
         batch: Batch,
         blocks: KVBlocks,
-        threads: int,
         expected: Tensor,
     ) -> Tape | None:
         """A tape that was recorded with other numbers and answers these as expected."""
@@ -83,7 +88,7 @@ class Tapes:
                 _RECORDED[kind],
                 narrows=kind.is_long,
             )
-            found = tape.replay(batch, blocks, threads).float()
+            found = tape.replay(batch, blocks, self._threads).float()
         except Unrecordable as error:
             # A mixture of experts chooses them in Python, for instance.
             self.reason = f"a step depends on more than numbers: {error}"

@@ -1,7 +1,7 @@
 """The engine: a model of transformers over weights and KV blocks that others own."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class TransformerEngine:
         self._blocks = blocks
         self._geometry = geometry
         self._threads = threads
-        self._cores: Cores | None = None
         self.private_bytes = 0  # of weights, in another layout
 
     @classmethod
@@ -73,30 +72,24 @@ class TransformerEngine:
         max_private_bytes: int,
     ) -> "TransformerEngine":
         """The same of a bound model with stand-ins; the `recorder` is theirs."""
-        forward, geometry = Forward(model), memory.geometry
-        tapes: Tapes | ByModules = Tapes(forward, recorder, geometry)
+        geometry, its_threads = memory.geometry, Threads(threads)
+        forward = Forward(model, before_layer=its_threads.look)
+        tapes: Tapes | ByModules = Tapes(forward, recorder, geometry, its_threads)
         if geometry.dtype == "float32":
             reason = "float32 is computed by transformers' modules"
             tapes = ByModules(forward, CpuAttention, reason)
         blocks = blocks_of(memory)
-        engine = TransformerEngine(forward, tapes, blocks, geometry, Threads(threads))
+        engine = TransformerEngine(forward, tapes, blocks, geometry, its_threads)
         engine.private_bytes = 0 if is_ours() else lay_out(model, max_private_bytes)
         return engine
 
     def compete(self, cores: Cores) -> None:
         """From now on each step takes its cores among those of other processes."""
-        self._cores = cores
+        self._threads.compete(cores)
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, *, is_long: bool = False) -> AbstractContextManager[None]:
         """Take the cores of the next step (see `Engine.turn`)."""
-        self._threads.apply()
-        count = self._threads.count
-        with (
-            self._cores.taken(count) if self._cores else nullcontext(),
-            self._threads.computing(),
-        ):
-            yield
+        return self._threads.turn(is_long=is_long)
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         """Compute all chunks in one pass and write their K/V (see `Engine.step`)."""
@@ -120,14 +113,14 @@ class TransformerEngine:
 
     def warm_up(self) -> None:
         """Compile the kernels, record steps and touch every weight, over other blocks."""
-        self._threads.apply()
         params = SamplingParams(temperature=0.0, max_tokens=1)
         table = list(range(self._geometry.num_blocks(_PROMPT)))
         prompt = Chunk([0] * _PROMPT, 0, table, params, 0)
         scratch = KVBlocks.scratch(len(table) + 1, self._geometry)
         decode = Chunk([0], 0, [len(table)], params, 0)
-        self._step([prompt, decode], scratch)
-        self._step([decode], scratch)
+        with self.turn():
+            self._step([prompt, decode], scratch)
+            self._step([decode], scratch)
 
     @property
     def places(self) -> dict[str, range]:
@@ -148,7 +141,7 @@ class TransformerEngine:
 
     def _step(self, chunks: Sequence[Chunk], blocks: KVBlocks) -> list[Drawn | None]:
         batch = pack(chunks, blocks.block_size)
-        return draw(self._tapes.logits(batch, blocks, self._threads.count), chunks)
+        return draw(self._tapes.logits(batch, blocks), chunks)
 
 
 def bound(path: Path, memory: MappedMemory) -> Any:

@@ -164,7 +164,6 @@ class Part(NamedTuple):
 
     percent: int  # that its phase may take; 100 while no other phase computes
     num_peers: int  # workers that have it together, this one included
-    is_beside: bool = False  # another phase computes, too
 
     @property
     def fraction(self) -> float:

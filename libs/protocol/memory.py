@@ -16,6 +16,7 @@ threads load whole rows, they are plain rows:
     V     = [num_kv_heads, block_size, v_head_dim]
 
 A block is contiguous, so it is the unit of sharing, eviction, offload and transfer.
+Behind the host's blocks lie the counters by which steps let each other go first.
 """
 
 from typing import Literal
@@ -25,13 +26,14 @@ from pydantic import Field
 from protocol.wire import Message
 
 ALIGNMENT_BYTES = 64  # a cache line, and enough for every vector load
+COUNTERS_BYTES = 64  # behind the blocks (`engine.watch`)
 
 DType = Literal["float32", "bfloat16"]
 Quantization = Literal["none", "int8"]  # of the weights of linear layers
 Device = Literal["cpu", "cuda"]
 Sharing = Literal["memfd", "vmm", "ipc"]  # how processes come to the same memory
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
-LAYOUT = 2  # of a KV block; another number for each change, lest workers mix them
+LAYOUT = 3  # of KV blocks; another number for each change, lest workers mix them
 PACKED: dict[DType, int] = {"float32": 1, "bfloat16": 2}  # P above
 
 
@@ -69,6 +71,13 @@ class KVGeometry(Message):
             for layer in self.layers
         )
         return elements * ITEM_BYTES[self.dtype]
+
+    def segment_bytes(self, num_blocks: int) -> int:
+        """Of so many blocks and what lies behind them."""
+        size = self.block_bytes * num_blocks
+        if self.device != "cpu":
+            return size
+        return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES + COUNTERS_BYTES
 
     def num_blocks(self, num_tokens: int) -> int:
         """How many blocks hold that many tokens."""

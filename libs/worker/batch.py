@@ -24,9 +24,9 @@ class Batch:
         return list(self._running.values())
 
     @property
-    def num_missing_tokens(self) -> int:
-        """To compute, in all steps to come as far as they are known."""
-        return sum(sequence.num_missing_tokens for sequence in self._running.values())
+    def has_prompts(self) -> bool:
+        """Whether the next step computes some."""
+        return not all(sequence.is_decoding for sequence in self._running.values())
 
     def join(self, sequence: Sequence) -> None:
         self._running[sequence.request_id] = sequence

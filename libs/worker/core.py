@@ -136,9 +136,9 @@ class Core:
         """Begin the next step, or compute it where an engine does not by itself."""
         began = time.thread_time()  # on a core: who waits for one needs no rest
         started = time.monotonic()
-        with self._engine.turn():
+        with self._engine.turn(is_long=self.batch.has_prompts):
             self._take_all(newer(), outcome)
-            if not (scheduled := self.batch.schedule(self._budget())):
+            if not (scheduled := self.batch.schedule(self._budget)):
                 return
             chunks = [chunk for _, chunk in scheduled]
             if ending := self._engine.begin(chunks):
@@ -152,18 +152,20 @@ class Core:
         self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
         self._tell(scheduled, outcome)
 
+    @property
     def _budget(self) -> int:
-        missing = self.batch.num_missing_tokens
-        return self._pace.budget(missing, is_beside=self._part.is_beside)
+        """Tokens of the next step."""
+        if self._part.percent == EVERYTHING.percent:
+            return self.batch.max_num_batched_tokens
+        return self._pace.turn_tokens
 
     def _computed(self, chunks: list[Chunk]) -> list[Drawn | None]:
-        """A step's tokens. Where it is cores that compute, others wait for it: see `Pace`."""
-        began = time.monotonic()
+        """A step's tokens. Where it is cores that compute `Pace` hears how long."""
+        began = time.process_time()
         tokens = self._engine.step(chunks)
         if self._cores:
-            seconds = time.monotonic() - began
-            num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
-            self._pace.see(num_tokens, seconds * self._part.fraction)
+            seconds = (time.process_time() - began) / self._cores
+            self._pace.see(sum(len(chunk.token_ids) for chunk in chunks), seconds)
         return tokens
 
     def _end_begun(self, outcome: Outcome) -> bool:

@@ -26,12 +26,12 @@ class Succession:
         """From any thread."""
         self._next = engine
 
-    def turn(self) -> AbstractContextManager[object]:
+    def turn(self, *, is_long: bool = False) -> AbstractContextManager[object]:
         if self._next is not None:
             self._engine, self._next = self._next, None
             if self._share is not None:
                 self._engine.share(*self._share)
-        return self._engine.turn()
+        return self._engine.turn(is_long=is_long)
 
     def step(self, chunks: Sequence[Chunk]) -> list[Drawn | None]:
         return self._engine.step(chunks)

@@ -2,8 +2,7 @@
 
 With halves both phases go on side by side, and streams wait for no prompt. But prompts have
 half of the machine then. When they pile up, few sequences decode, and a step for four takes
-nearly as long as one for sixteen. So while prompts pile up both phases may have everything,
-and steps take turns: prompts twice as fast, streams a step for each of theirs.
+nearly as long as one for sixteen. So while prompts pile up streams have a tenth of it.
 
 How many tokens are a pile says who computes them (`worker.pace`): a large model on a slow
 machine has one with a quarter of the tokens.
@@ -14,7 +13,8 @@ from collections.abc import Collection
 from protocol.messages import Shares
 
 HALVES = Shares(prefill=50, decode=50)
-WHOLE = Shares(prefill=100, decode=100)  # for both: they compete
+# A step of streams takes a core now and then, and prompts all else: they pause for it.
+PROMPTS_FIRST = Shares(prefill=100, decode=10)
 
 MANY = 3  # prompts, and as many tokens as are a pile: both, and they pile up
 PILE_TOKENS = 3072  # until a worker says how many
@@ -29,7 +29,7 @@ class ByQueue:
 
     @property
     def shares(self) -> Shares:
-        return WHOLE if self._is_piled_up else HALVES
+        return PROMPTS_FIRST if self._is_piled_up else HALVES
 
     def see(self, missing: Collection[int], pile_tokens: int = 0) -> None:
         """Of each prompt that waits or is computed, the tokens that it still needs.

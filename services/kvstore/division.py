@@ -136,7 +136,7 @@ class Division:
         percent = ALL
         if len(sides) > 1:
             percent = getattr(self.shares, mine[0]) if mine else ALL
-        return Part(percent, max(1, sides[mine]), is_beside=len(sides) > 1)
+        return Part(percent, max(1, sides[mine]))
 
     def _tell(self, worker_id: str) -> None:
         if worker_id not in self._untold:

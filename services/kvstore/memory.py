@@ -141,9 +141,9 @@ class PoolMemory:
         if not isinstance(state, _Filling) or state.loader != peer:
             return None
         state.weights.seal_read_only()
-        block_bytes = state.load.geometry.block_bytes
-        num_blocks = self.num_blocks or _fitting(free_bytes, block_bytes)
-        blocks = self._make_segment("blocks", block_bytes * num_blocks)
+        geometry = state.load.geometry
+        num_blocks = self.num_blocks or _fitting(free_bytes, geometry.block_bytes)
+        blocks = self._make_segment("blocks", geometry.segment_bytes(num_blocks))
         self.num_blocks = num_blocks  # not before: the next loader finds room anew
         self._state = _Ready(state.load, state.weights, blocks)
         return state.load

@@ -1,12 +1,15 @@
 """Tiny models on disk, engines over memory that the tests own, and a way to play them."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numba
 import pytest
 import small_models
+import torch
 import transformers
 from small_models import BLOCK_SIZE, FAMILIES, GREEDY, NUM_BLOCKS, Sequences, save_model
 
@@ -14,6 +17,7 @@ from engine.checkpoint import Checkpoint
 from engine.eager import EagerEngine
 from engine.memory import MappedMemory
 from engine.transformer import TransformerEngine
+from kv.segments import HostSegment
 from protocol.memory import DType, Quantization
 from protocol.sampling import SamplingParams
 
@@ -42,8 +46,8 @@ class Memory:
             self.checkpoint.geometry,
         )
 
-    def engine(self) -> TransformerEngine:
-        return TransformerEngine.build(self.path, self.mapped, threads=1)
+    def engine(self, threads: int = 1) -> TransformerEngine:
+        return TransformerEngine.build(self.path, self.mapped, threads)
 
     def eager_engine(self) -> EagerEngine:
         return EagerEngine(self.path, self.mapped, threads=1)
@@ -52,6 +56,23 @@ class Memory:
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads(), numba.get_num_threads()
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
+@pytest.fixture
+def shared_fd(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Of the memory that all processes share, on a machine of two cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    segment = HostSegment("blocks", 4096)
+    yield segment.fd
+    segment.close()
 
 
 @pytest.fixture(scope="session")

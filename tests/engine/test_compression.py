@@ -326,6 +326,5 @@ def logits(engine: Any, token_ids: list[int]) -> Tensor:
     """Of the last token of a sequence, from its start."""
     chunk = Chunk(token_ids, 0, [0, 1, 2, 3], GREEDY, 0)
     batch = pack([chunk], engine._geometry.block_size)
-    threads = engine._threads.count
-    found: Tensor = engine._tapes.logits(batch, engine._blocks, threads)
+    found: Tensor = engine._tapes.logits(batch, engine._blocks)
     return found.float().clone()

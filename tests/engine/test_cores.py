@@ -3,59 +3,18 @@
 import asyncio
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from holding import holder, said, stop, watcher
 from waiting import wait_until
 
 from engine import cores
 from engine.cores import Cores
-from kv.segments import HostSegment
-
-HOLDER = """
-import os, sys
-os.sched_getaffinity = lambda _: {0, 1}
-from engine.cores import Cores
-with Cores(int(sys.argv[1])).taken(int(sys.argv[2])) as are_ours:
-    print("holds" if are_ours else "waited in vain", flush=True)
-    sys.stdin.readline()
-print("let go", flush=True)
-sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def fd(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Of the memory that all processes share, on a machine of two cores."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    segment = HostSegment("blocks", 4096)
-    yield segment.fd
-    segment.close()
-
-
-@contextmanager
-def holder(fd: int, count: int) -> Iterator[subprocess.Popen[str]]:
-    """Another process that computes on so many cores until it is told to stop."""
-    command = [sys.executable, "-c", HOLDER, str(fd), str(count)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, pass_fds=[fd], text=True, **pipes) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "holds\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """It lets go, and goes on to live."""
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "let go\n"
+from engine.watch import counters_behind
+from kv.segments import HostSegment, Mapping
+from protocol.memory import KVGeometry, LayerGeometry
 
 
 def take(ours: Cores, count: int) -> bool:
@@ -66,7 +25,7 @@ def take(ours: Cores, count: int) -> bool:
 
 @pytest.mark.parametrize("end", [stop, subprocess.Popen.kill])
 async def test_a_step_waits_until_its_cores_are_free(
-    fd: int,
+    shared_fd: int,
     end: Callable[[subprocess.Popen[str]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -74,8 +33,8 @@ async def test_a_step_waits_until_its_cores_are_free(
     Another step is on all cores: ours begins when that one ends, or its process does.
     """
     monkeypatch.setattr(cores, "FIRST_SECONDS", 60.0)
-    with holder(fd, 2) as other:
-        step = asyncio.create_task(asyncio.to_thread(take, Cores(fd), 1))
+    with holder(shared_fd, 2) as other:
+        step = asyncio.create_task(asyncio.to_thread(take, Cores(shared_fd), 1))
 
         await asyncio.sleep(0.05)
         assert not step.done()
@@ -87,36 +46,36 @@ async def test_a_step_waits_until_its_cores_are_free(
 
 
 def test_steps_of_one_thread_run_side_by_side(
-    fd: int, monkeypatch: pytest.MonkeyPatch
+    shared_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     Two that need one core each have one each; who needs both at that time does not.
     """
     monkeypatch.setattr(cores, "FIRST_SECONDS", 0.0)
-    with holder(fd, 1):
-        ours = Cores(fd)
+    with holder(shared_fd, 1):
+        ours = Cores(shared_fd)
 
         has_one, has_two = take(ours, 1), take(ours, 2)
 
     assert (has_one, has_two) == (True, False)
 
 
-def test_more_threads_than_cores_take_all_of_them(fd: int) -> None:
+def test_more_threads_than_cores_take_all_of_them(shared_fd: int) -> None:
     """
     A person may ask for more threads than there are cores: a step has all of these.
     """
-    has_all = take(Cores(fd), 3)
+    has_all = take(Cores(shared_fd), 3)
 
     assert has_all
 
 
-async def test_nobody_waits_for_ever_nor_twice(fd: int) -> None:
+async def test_nobody_waits_for_ever_nor_twice(shared_fd: int) -> None:
     """
     A process that hangs keeps its cores: others go on all the same, and without another
     wait until it lets them go.
     """
-    ours = Cores(fd)
-    with holder(fd, 2) as other:
+    ours = Cores(shared_fd)
+    with holder(shared_fd, 2) as other:
         ours.patience = 0.05
         had_them = [take(ours, 2)]
         ours.patience = 60.0
@@ -129,32 +88,123 @@ async def test_nobody_waits_for_ever_nor_twice(fd: int) -> None:
 
 
 def test_who_waited_in_vain_keeps_nothing(
-    fd: int, monkeypatch: pytest.MonkeyPatch
+    shared_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A step that went on without its cores does not get them later, when nobody would let
     them go: its place in line ends as soon as it comes to the front.
     """
     monkeypatch.setattr(cores, "FIRST_SECONDS", 0.05)
-    with holder(fd, 1) as other:
-        had_both = take(Cores(fd), 2)
+    with holder(shared_fd, 1) as other:
+        had_both = take(Cores(shared_fd), 2)
         stop(other)
 
-        with holder(fd, 2):
+        with holder(shared_fd, 2):
             assert not had_both
 
 
-async def test_steps_that_are_long_are_waited_for(fd: int) -> None:
+async def test_steps_that_are_long_are_waited_for(shared_fd: int) -> None:
     """
     A step that took longer than we would wait, but did end, was no process that hangs:
     the next one may take twice as long, and we do not compute beside it.
     """
-    ours = Cores(fd)
+    ours = Cores(shared_fd)
     ours.patience = 0.05
-    with holder(fd, 2) as other:
+    with holder(shared_fd, 2) as other:
         take(ours, 2)
         await asyncio.sleep(0.1)
         stop(other)
     await wait_until(lambda: take(ours, 2))
 
     assert 0.2 <= ours.patience <= cores.LONGEST_SECONDS
+
+
+def test_a_long_step_takes_what_is_free(shared_fd: int) -> None:
+    """
+    It wants two cores, of which somebody has one: it does not wait for that.
+
+    When the other lets go it pauses, and has both; and one again for who goes first.
+    """
+    ours = Cores(shared_fd)
+    with holder(shared_fd, 1) as other, watcher(shared_fd, 2) as long:
+        found = [said(long)]
+        stop(other)
+        found.append(said(long))
+        with ours.taken(1, goes_first=True) as are_ours:
+            assert are_ours
+            found.append(said(long))
+        found.append(said(long))
+
+    assert found == ["1", "2", "1", "2"]
+
+
+def test_a_step_that_ends_its_pause_in_line_is_first_come_first_served(
+    shared_fd: int,
+) -> None:
+    """
+    Who goes first may want all cores: the long step waits until these are let go.
+    """
+    ours = Cores(shared_fd)
+    with watcher(shared_fd, 2) as long:
+        found = [said(long)]
+        for _ in range(3):
+            with ours.taken(2, goes_first=True) as are_ours:
+                assert are_ours
+            found.append(said(long))
+
+    assert set(found) <= {"1", "2"}
+
+
+def test_nobody_else_makes_a_long_step_pause(shared_fd: int) -> None:
+    """
+    Who does not go first waits for its end, here in vain.
+    """
+    ours = Cores(shared_fd)
+    ours.patience = 0.1
+    with watcher(shared_fd, 2) as long:
+        first = said(long)
+        has_them = take(ours, 1)
+        long.kill()
+
+        assert (first, has_them, said(long)) == ("2", False, "")
+
+
+def test_a_pause_calls_nobody(shared_fd: int) -> None:
+    """
+    Two long steps that both miss a core would call each other for ever.
+    """
+    ours = Cores(shared_fd)
+    with holder(shared_fd, 1), ours.shared(2):
+        for _ in range(3):
+            ours.pause()
+
+        assert ours.held.num_cores == 1
+        assert not ours.are_called
+
+
+def test_a_short_step_never_pauses(shared_fd: int) -> None:
+    """
+    Others ask and let go meanwhile: who is done in a moment hears nothing.
+    """
+    ours = Cores(shared_fd)
+    with ours.taken(1), holder(shared_fd, 1) as other:
+        stop(other)
+
+        assert not ours.are_called
+
+
+@pytest.mark.parametrize("num_bytes", [1, 63, 64, 4096, 4100])
+def test_counters_lie_behind_the_blocks(num_bytes: int) -> None:
+    """
+    In the same file, whatever its size is, and where no block is.
+    """
+    layer = LayerGeometry(num_kv_heads=1, k_head_dim=num_bytes, v_head_dim=1)
+    geometry = KVGeometry(layers=(layer,), dtype="float32", block_size=1)
+    segment = HostSegment("blocks", geometry.segment_bytes(3))
+    with closing(segment), closing(Mapping(os.dup(segment.fd), writable=True)) as seen:
+        counters = counters_behind(segment.fd)
+
+        counters[:] = -1
+        blocks = bytes(seen.view[: 3 * geometry.block_bytes])
+
+    assert blocks == bytes(3 * geometry.block_bytes)

@@ -49,7 +49,7 @@ def logits(engine: TransformerEngine) -> Tensor:
     """Of the last token of a prompt and of a single one."""
     chunks = [Chunk(PROMPTS[0], 0, [4, 2, 7], GREEDY, 0), Chunk([8], 0, [1], GREEDY, 0)]
     batch = pack(chunks, engine._geometry.block_size)
-    return engine._tapes.logits(batch, engine._blocks, 1).float().clone()
+    return engine._tapes.logits(batch, engine._blocks).float().clone()
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "deepseek-v3"])

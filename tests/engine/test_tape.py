@@ -29,7 +29,7 @@ def engine_of(memory_of: Fixture) -> Callable[[Path], TransformerEngine]:
     def build(path: Path) -> TransformerEngine:
         memory = memory_of(path, "bfloat16")
         memory.blocks[:] = bytes(len(memory.blocks))
-        return memory.engine()
+        return memory.engine(threads=2)
 
     return build
 
@@ -81,12 +81,12 @@ def test_a_tape_answers_as_the_model(
     """
     engine = engine_of(each_family)
     tapes = engine._tapes
-    tapes.logits(step(engine, num_rows, 1), engine._blocks, 1)  # records
+    tapes.logits(step(engine, num_rows, 1), engine._blocks)  # records
 
     for position in (4, 15, 16, 23):
         batch = step(engine, num_rows, position)
         expected = eager(engine, batch).clone()
-        found = tapes.logits(batch, engine._blocks, 2)
+        found = tapes.logits(batch, engine._blocks)
 
         assert torch.equal(found, expected)
 
@@ -102,9 +102,9 @@ def test_dense_models_are_recorded(
     """
     engine = engine_of(family(name))
 
-    engine._tapes.logits(step(engine, 2, 1), engine._blocks, 1)
+    engine._tapes.logits(step(engine, 2, 1), engine._blocks)
 
-    engine._tapes.logits(prompts(engine, 40, 1), engine._blocks, 1)
+    engine._tapes.logits(prompts(engine, 40, 1), engine._blocks)
 
     assert engine.without_tapes == ""
     for is_long in (False, True):
@@ -119,8 +119,8 @@ def test_a_step_of_decode_is_one_program(family: Fixture, engine_of: Fixture) ->
     """
     engine = engine_of(family("llama"))
     batch = step(engine, 2, 1)
-    engine._tapes.logits(batch, engine._blocks, 1)
-    engine._tapes.logits(batch, engine._blocks, 1)
+    engine._tapes.logits(batch, engine._blocks)
+    engine._tapes.logits(batch, engine._blocks)
 
     tape = engine._tapes._tapes[_Kind(is_long=False, is_wide=False)]
     (bound,) = tape._bound.values()
@@ -136,14 +136,14 @@ def test_a_tape_writes_keys_and_values(family: Fixture, memory_of: Fixture) -> N
     memory = memory_of(family("llama"), "bfloat16")
     memory.blocks[:] = bytes(len(memory.blocks))
     engine = memory.engine()
-    engine._tapes.logits(step(engine, 3, 1), engine._blocks, 1)
+    engine._tapes.logits(step(engine, 3, 1), engine._blocks)
     batch = step(engine, 3, 9)
     eager(engine, batch)
     expected = bytes(memory.blocks)
     memory.blocks[:] = bytes(len(memory.blocks))
     eager(engine, step(engine, 3, 1))
 
-    engine._tapes.logits(batch, engine._blocks, 1)
+    engine._tapes.logits(batch, engine._blocks)
 
     assert bytes(memory.blocks) == expected
 
@@ -160,12 +160,12 @@ def test_a_tape_of_prompts_answers_as_the_model(
     """
     engine = engine_of(each_family)
     tapes = engine._tapes
-    tapes.logits(prompts(engine, 35), engine._blocks, 1)  # records
+    tapes.logits(prompts(engine, 35), engine._blocks)  # records
 
     for lengths in LENGTHS:
         batch = prompts(engine, *lengths)
         expected = tapes._by_modules(batch, engine._blocks).clone()
-        found = tapes.logits(batch, engine._blocks, 2)
+        found = tapes.logits(batch, engine._blocks)
 
         assert torch.equal(found, expected)
 
@@ -176,14 +176,14 @@ def test_a_tape_serves_a_crowd(family: Fixture, engine_of: Fixture) -> None:
     """
     engine = engine_of(family("llama"))
     tapes = engine._tapes
-    tapes.logits(step(engine, 31, 1), engine._blocks, 1)
-    tapes.logits(prompts(engine, *[1] * 60), engine._blocks, 1)
+    tapes.logits(step(engine, 31, 1), engine._blocks)
+    tapes.logits(prompts(engine, *[1] * 60), engine._blocks)
 
     for num_rows in (50, 2, 63):
         batch = prompts(engine, *[1] * num_rows)
         expected = tapes._by_modules(batch, engine._blocks).clone()
 
-        assert torch.equal(tapes.logits(batch, engine._blocks, 2), expected)
+        assert torch.equal(tapes.logits(batch, engine._blocks), expected)
     assert len(tapes._tapes) == 2
 
 
@@ -195,14 +195,14 @@ def test_a_tape_serves_chunks_that_nobody_samples(
     """
     engine = engine_of(family("llama"))
     tapes = engine._tapes
-    tapes.logits(prompts(engine, 35), engine._blocks, 1)
+    tapes.logits(prompts(engine, 35), engine._blocks)
     batch = pack([Chunk(list(range(3, 53)), 0, [9, 4, 7, 1], GREEDY, None)], 16)
     engine._blocks.memory[:] = 0
     tapes._by_modules(batch, engine._blocks)
     expected = engine._blocks.memory.copy()
     engine._blocks.memory[:] = 0
 
-    logits = tapes.logits(batch, engine._blocks, 2)
+    logits = tapes.logits(batch, engine._blocks)
 
     assert len(logits) == 0
     assert (engine._blocks.memory == expected).all()
@@ -218,12 +218,12 @@ def test_a_token_without_an_embedding_is_refused(
     """
     engine = engine_of(family("llama"))
     tapes = engine._tapes
-    tapes.logits(prompts(engine, length), engine._blocks, 1)
+    tapes.logits(prompts(engine, length), engine._blocks)
     batch = prompts(engine, length)
     batch.token_ids[-1] = token
 
     with pytest.raises(IndexError, match="token id"):
-        tapes.logits(batch, engine._blocks, 1)
+        tapes.logits(batch, engine._blocks)
 
 
 def test_a_product_is_packed_once(family: Fixture, engine_of: Fixture) -> None:
@@ -232,7 +232,7 @@ def test_a_product_is_packed_once(family: Fixture, engine_of: Fixture) -> None:
     """
     engine = engine_of(family("llama"))
 
-    engine._tapes.logits(prompts(engine, 40), engine._blocks, 1)
+    engine._tapes.logits(prompts(engine, 40), engine._blocks)
 
     kinds = [op.kind for op in operations(engine, is_long=True) if hasattr(op, "kind")]
     packed = [Kind.LINEAR_PACKED, Kind.GATED_LINEAR_PACKED]
@@ -252,8 +252,8 @@ def test_a_library_that_multiplies_faster_computes_prompts(
 
     expected = engine._tapes._by_modules(batch, engine._blocks).clone()
     for _ in range(2):
-        assert torch.equal(engine._tapes.logits(batch, engine._blocks, 1), expected)
-    engine._tapes.logits(step(engine, 2, 1), engine._blocks, 1)
+        assert torch.equal(engine._tapes.logits(batch, engine._blocks), expected)
+    engine._tapes.logits(step(engine, 2, 1), engine._blocks)
 
     assert list(engine._tapes._tapes) == [_Kind(is_long=False, is_wide=False)]
 
@@ -309,8 +309,8 @@ def test_a_wrong_tape_is_never_used(
     )
     batch = step(engine, 2, 5)
 
-    found = engine._tapes.logits(batch, engine._blocks, 1).clone()
-    again = engine._tapes.logits(step(engine, 2, 5), engine._blocks, 1)
+    found = engine._tapes.logits(batch, engine._blocks).clone()
+    again = engine._tapes.logits(step(engine, 2, 5), engine._blocks)
 
     assert engine._tapes._tapes[_Kind(is_long=False, is_wide=False)] is None
     assert engine.without_tapes

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chains import chain_of
+from numba import set_num_threads
 
 from engine.matmul import linear_tile
-from engine.operations import Kind, Unit
 from engine.place import NOWHERE
-from engine.program import Program, program_of, run, with_claims
+from engine.program import run
 from engine.task import Task, alone
 
 
@@ -70,21 +71,6 @@ def test_a_task_that_nobody_shares_is_always_put(
     assert [put(product, alone(0)) for _ in range(2)] == [True, True]
 
 
-def chain_of(
-    weight: torch.Tensor, bias: torch.Tensor, ends: torch.Tensor, length: int
-) -> Program:
-    """Products with the same weights, to and fro between two rows."""
-    dim = weight.shape[1]
-    program = program_of(length)
-    program.kinds[:], program.units[:], program.rows[:] = Kind.LINEAR, Unit.ONE, 1
-    rows = [end.data_ptr() for end in ends]
-    for i in range(length):
-        x, y = rows[i % 2], rows[(i + 1) % 2]
-        numbers = x, weight.data_ptr(), bias.data_ptr(), y, dim, dim
-        program.numbers[i, : len(numbers)] = numbers
-    return with_claims(program, tokens=1, sampled=1)
-
-
 def pin(cores: set[int]) -> None:
     """All threads of this process."""
     for thread in Path("/proc/self/task").iterdir():
@@ -109,7 +95,8 @@ def test_threads_that_take_a_core_from_each_other_answer_alike() -> None:
 
     def end(threads: int) -> torch.Tensor:
         ends[0] = start
-        run(program, NOWHERE._replace(num_threads=threads))
+        set_num_threads(threads)
+        run(program, NOWHERE)
         return ends.clone()
 
     end(2)  # starts the threads

@@ -8,18 +8,12 @@ from itertools import pairwise
 import numba
 import pytest
 import torch
+from holding import holder, said, stop, watcher
 
+from engine.cores import Cores
 from engine.threads import CORE, TURN_SECONDS, Threads
 
 CORES = len(os.sched_getaffinity(0))
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> object:
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
 
 
 class Clock:
@@ -38,9 +32,8 @@ def steps_of(
     """Threads and seconds of so many steps."""
     steps = []
     for _ in range(num_steps):
-        threads.apply()
-        assert torch.get_num_threads() == numba.get_num_threads() == threads.count
-        with threads.computing():
+        with threads.turn():
+            assert torch.get_num_threads() == numba.get_num_threads() == threads.count
             clock.now += work / threads.count
         steps.append((threads.count, work / threads.count))
     return steps
@@ -57,9 +50,8 @@ def test_who_computes_alone_has_all_cores() -> None:
     """
     threads = Threads(0)
 
-    threads.apply()
-
-    assert torch.get_num_threads() == numba.get_num_threads() == CORES
+    with threads.turn():
+        assert torch.get_num_threads() == numba.get_num_threads() == CORES
 
 
 @pytest.mark.parametrize("num_peers", [1, 2, CORES, CORES + 5])
@@ -140,6 +132,70 @@ def test_a_limit_holds_for_who_is_alone() -> None:
     assert [count for count, _ in steps] == [1, 1, 1]
 
 
+@pytest.mark.skipif(CORES < 2, reason="one core is all there is")
+def test_a_long_step_has_as_many_threads_as_there_are_cores_for_it(
+    shared_fd: int,
+) -> None:
+    """
+    One beside another process, and two when that has let go.
+    """
+    threads, found = Threads(2), list[int]()
+    threads.compete(Cores(shared_fd))
+
+    with holder(shared_fd, 1) as other, threads.turn(is_long=True):
+        found.append(numba.get_num_threads())
+        stop(other)
+        threads.look()
+        found += [numba.get_num_threads(), torch.get_num_threads(), threads.count]
+
+    assert found == [1, 2, 2, 2]
+
+
+def test_what_others_have_meanwhile_is_not_counted(shared_fd: int) -> None:
+    """
+    A step of half a second that waited ten for its cores took a core for half a second:
+    the next one need not be shorter.
+    """
+    clock = Clock()
+
+    class Slow(Cores):
+        def pause(self) -> None:
+            clock.now += 10.0
+
+    threads, counts = Threads(2, clock), list[int]()
+    threads.compete(Slow(shared_fd))
+    threads.share(75, 1)
+
+    for _ in range(100):
+        with threads.turn(is_long=True):
+            clock.now += 0.25 / threads.count
+            threads.pause()
+            clock.now += 0.25 / threads.count
+        counts.append(threads.count)
+
+    assert cores_of([(n, 0.5 / n) for n in counts]) == pytest.approx(1.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("percent", "goes_first"), [(50, True), (100, False)])
+def test_who_has_a_share_goes_first(
+    shared_fd: int, percent: int, goes_first: bool
+) -> None:
+    """
+    A long step pauses for who has no more than a part; who may have everything waits for
+    its turn, here in vain.
+    """
+    cores = Cores(shared_fd)
+    threads = Threads(1)
+    threads.compete(cores)
+    threads.share(percent, 1)
+    cores.patience = 60.0 if goes_first else 0.1
+
+    with watcher(shared_fd, 2) as long:
+        assert said(long) == "2"
+        with threads.turn():
+            assert cores.held.are_ours == goes_first
+
+
 def test_torch_and_numba_have_one_pool() -> None:
     """
     Loaded in this order, both compute on the threads of one and the same library.
@@ -150,7 +206,7 @@ share_pool()
 import re, torch
 from engine.place import NOWHERE
 from engine.program import program_of, run
-run(program_of(1), NOWHERE._replace(num_threads=2))
+run(program_of(1), NOWHERE)
 torch.ones(1 << 20).sum()
 maps = open("/proc/self/maps").read()
 print(len(set(re.findall(r"\\S*libgomp\\S*", maps))))

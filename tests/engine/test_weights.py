@@ -155,7 +155,7 @@ def test_int8_is_recorded(family: Fixture, memory_of: Fixture, name: str) -> Non
     """
     engine = bound_engine(family(name), memory_of)
 
-    engine._tapes.logits(step(engine, 2, 1), engine._blocks, 1)
+    engine._tapes.logits(step(engine, 2, 1), engine._blocks)
 
     [tape] = engine._tapes._tapes.values()
     assert tape is not None
@@ -174,14 +174,14 @@ def test_a_tape_answers_as_the_model(
     """
     engine = bound_engine(each_family, memory_of)
     tapes = engine._tapes
-    tapes.logits(step(engine, num_rows, 1), engine._blocks, 1)  # records
+    tapes.logits(step(engine, num_rows, 1), engine._blocks)  # records
 
     for position in (4, 16, 23):
         batch = step(engine, num_rows, position)
         rows = torch.arange(num_rows)
         attention = CpuAttention(engine._blocks, batch)
         expected = engine._forward(batch, attention, rows).clone()
-        found = tapes.logits(batch, engine._blocks, 2)
+        found = tapes.logits(batch, engine._blocks)
 
         assert torch.equal(found, expected)
 

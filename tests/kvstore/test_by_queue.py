@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kvstore.by_queue import HALVES, MANY, PILE_TOKENS, WHOLE, ByQueue
+from kvstore.by_queue import HALVES, MANY, PILE_TOKENS, PROMPTS_FIRST, ByQueue
 
 EACH = PILE_TOKENS // MANY  # tokens of a prompt, of which so many just pile up
 
@@ -29,11 +29,11 @@ def test_few_prompts_or_tokens_are_no_pile(queue: list[int]) -> None:
 
 
 @pytest.mark.parametrize("queue", [[EACH] * MANY, [1, 1, PILE_TOKENS], [64] * 64])
-def test_many_prompts_with_many_tokens_get_the_whole_machine(queue: list[int]) -> None:
+def test_many_prompts_with_many_tokens_go_first(queue: list[int]) -> None:
     """
-    Then both phases may have everything, in turn.
+    Then streams have what they need to go on, and prompts all else.
     """
-    assert seen(queue).shares == WHOLE
+    assert seen(queue).shares == PROMPTS_FIRST
 
 
 def test_on_a_slow_machine_fewer_tokens_are_a_pile() -> None:
@@ -47,7 +47,7 @@ def test_on_a_slow_machine_fewer_tokens_are_a_pile() -> None:
     by_queue.see([], PILE_TOKENS // 4)
     by_queue.see(queue)
 
-    assert (before, by_queue.shares) == (HALVES, WHOLE)
+    assert (before, by_queue.shares) == (HALVES, PROMPTS_FIRST)
 
 
 def test_a_pile_has_to_be_drained() -> None:
@@ -59,7 +59,7 @@ def test_a_pile_has_to_be_drained() -> None:
     still = seen(pile, [EACH] * (MANY - 1), [1])
     drained = seen(pile, [])
 
-    assert (still.shares, drained.shares) == (WHOLE, HALVES)
+    assert (still.shares, drained.shares) == (PROMPTS_FIRST, HALVES)
 
 
 @pytest.mark.parametrize("first", [[], [EACH] * MANY], ids=["calm", "piled up"])
@@ -94,7 +94,7 @@ def test_a_pile_ends_only_by_work() -> None:
         before = by_queue.shares
         by_queue.see(queue)
         if by_queue.shares != before:
-            if before == WHOLE:
+            if before == PROMPTS_FIRST:
                 done_in_piles.append(num_done)
             num_done = 0
         num_before = len(queue)

@@ -4,11 +4,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kv.operations import Part
-from kvstore.by_queue import HALVES, WHOLE
+from kvstore.by_queue import HALVES, PROMPTS_FIRST
 from kvstore.division import Division
 from protocol.messages import Phase, Shares
 
-SHARES = Shares(prefill=70, decode=40)
+SHARES, OTHERS = Shares(prefill=70, decode=40), Shares(prefill=60, decode=40)
 PILE = [1024] * 3  # prompts of so many tokens
 
 
@@ -39,7 +39,7 @@ def test_while_both_phases_compute_each_has_its_share(division: Division) -> Non
     """
     told = parts(division, "p1", "p2", "d")
 
-    prefill, decode = Part(70, 2, is_beside=True), Part(40, 1, is_beside=True)
+    prefill, decode = Part(70, 2), Part(40, 1)
     assert told == [prefill, prefill, decode]
 
 
@@ -91,7 +91,7 @@ def test_a_late_worker_hears_the_present_shares(
     told = parts(division, "p1", "d", "late")[-1]
 
     percent = 20 if phase == "prefill" else 90
-    assert told == Part(percent, 2, is_beside=True)
+    assert told == Part(percent, 2)
 
 
 def test_a_change_is_timed_until_everyone_who_computes_knows(
@@ -137,20 +137,20 @@ def test_a_person_s_order_stands_until_it_is_taken_back() -> None:
         lambda: division.change(person),
         lambda: division.steer(SHARES),
         lambda: division.change(None),
-        lambda: division.steer(WHOLE),
+        lambda: division.steer(OTHERS),
     ):
         act()
         found.append((division.shares_by, division.shares))
 
     order = ("order", person)
     assert found[:3] == [("controller", SHARES), order, order]
-    assert found[3:] == [("queue", HALVES), ("controller", WHOLE)]
+    assert found[3:] == [("queue", HALVES), ("controller", OTHERS)]
 
 
 def test_where_nobody_set_any_they_follow_the_queue() -> None:
     """
-    Halves while few prompts wait, everything for both while they pile up; workers hear of
-    it at their next steps.
+    Halves while few prompts wait, nearly everything for them while they pile up; workers
+    hear of it at their next steps.
     """
     division = Division()
     division.join("p", ("prefill",))
@@ -161,9 +161,9 @@ def test_where_nobody_set_any_they_follow_the_queue() -> None:
     piled_up = [division.part(worker) for worker in ("p", "d")]
     division.see_queue([])
 
-    assert calm == [Part(50, 1, is_beside=True)] * 2
-    assert piled_up == [Part(100, 1, is_beside=True)] * 2
-    assert division.part("d") == Part(50, 1, is_beside=True)
+    assert calm == [Part(50, 1)] * 2
+    assert piled_up == [Part(100, 1), Part(PROMPTS_FIRST.decode, 1)]
+    assert division.part("d") == Part(50, 1)
     assert (division.shares, division.shares_by) == (HALVES, "queue")
 
 
@@ -181,5 +181,5 @@ def test_an_order_comes_before_all_until_it_is_taken_back(first: Shares | None) 
     division.change(None)
 
     assert meanwhile == (ordered, "order")
-    assert division.shares == (first or WHOLE)
+    assert division.shares == (first or PROMPTS_FIRST)
     assert division.shares_by == ("start" if first else "queue")

@@ -136,7 +136,7 @@ def test_blocks_take_memory_only_when_written(memory: PoolMemory) -> None:
     _, blocks = memory.descriptors()
 
     stat = os.fstat(blocks)
-    assert stat.st_size == LOAD.geometry.block_bytes * 10
+    assert stat.st_size == LOAD.geometry.segment_bytes(10)
     assert stat.st_blocks == 0
 
 

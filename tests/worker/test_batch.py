@@ -8,13 +8,13 @@ from worker.batch import Batch
 from worker.sequence import Sequence
 
 
-def prompt(name: str, num_tokens: int, num_computed_tokens: int = 0) -> Sequence:
+def prompt(name: str, num_tokens: int) -> Sequence:
     record = Record(
         request_id=RequestId(name),
         generation=1,
         token_ids=tuple(range(num_tokens)),
         num_prompt_tokens=num_tokens,
-        num_computed_tokens=num_computed_tokens,
+        num_computed_tokens=0,
         num_cached_tokens=0,
         block_size=4,
         block_table=(),
@@ -111,28 +111,34 @@ def test_a_long_prompt_has_half_of_each_step_whatever_comes() -> None:
     assert num_steps == 25
 
 
-def test_it_knows_what_is_missing() -> None:
+def test_a_batch_knows_whether_its_next_step_has_prompts() -> None:
     """
-    All of the prompts that nobody computed, and a token of each that decodes.
+    From the first one on until all have their first token; who decodes is no prompt.
     """
     batch = Batch(max_num_batched_tokens=8)
-    for sequence in (prompt("a", 10, 4), prompt("b", 3), decoding("c")):
-        batch.join(sequence)
+    found = [batch.has_prompts]
 
-    assert batch.num_missing_tokens == 6 + 3 + 1
+    for sequence in (decoding("a"), prompt("b", 10)):
+        batch.join(sequence)
+        found.append(batch.has_prompts)
+    while batch.get(RequestId("b")):
+        advanced(batch)
+    found.append(batch.has_prompts)
+
+    assert found == [False, False, True, False]
 
 
 def test_a_long_prompt_is_computed_in_chunks() -> None:
     """
     Step by step a prompt larger than the budget reaches its end.
     """
-    batch = Batch(max_num_batched_tokens=8)
+    batch = Batch(max_num_batched_tokens=4)
     sequence = prompt("a", 10)
     batch.join(sequence)
     sizes = []
 
     while sequence.num_output_tokens == 0:
-        ((_, chunk),) = batch.schedule(4)
+        ((_, chunk),) = batch.schedule(batch.max_num_batched_tokens)
         sizes.append(len(chunk.token_ids))
         sequence.apply(chunk, Drawn(50) if chunk.sample_index is not None else None)
 

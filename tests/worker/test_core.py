@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Sequences
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -299,11 +299,12 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """
-    Alone steps are whole. With somebody who decodes they are as long as a stream may wait,
-    here half a second at 300 tokens in each, and of that rate it is what a pile is, too.
+    Alone steps are whole. With somebody who decodes they are as long as the next prompt may
+    wait, here half a second of two cores at 300 tokens in each. By that rate three prompts
+    of 300 pile up: then steps are whole again, and streams have what is left.
     """
     mesh, engine = Mesh(loaded_pool(600)), Slow(300)
-    monkeypatch.setattr(time, "monotonic", engine.now)
+    monkeypatch.setattr(time, "process_time", lambda: 2 * engine.now())
     mesh.pool.division.join("d", ("decode",))
     mesh.pool.division.join("p", ("prefill",))
     prefill = mesh.worker("p", "prefill", budget=512, engine=engine, cores=2)
@@ -311,15 +312,15 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
 
     prefill.round(Work([prefill_job("r1", 512)]))
     decode.round(Work(mesh.announced()))
+    prefill.round(Work([prefill_job("r2", 300)]))
     several: list[PrefillJob | DecodeJob] = [
-        prefill_job(name, 300) for name in ("r2", "r3", "r4")
+        prefill_job(name, 300) for name in ("r3", "r4")
     ]
     prefill.round(Work(several))
-
-    assert engine.num_tokens == [512, 128]
-    assert prefill.percent == 100  # 3 x 300 are a pile: three seconds
     decode.round(Work())
-    assert decode.percent == 100
+
+    assert engine.num_tokens == [512, 128, 512]
+    assert (prefill.percent, decode.percent) == (100, 10)
 
 
 def test_what_is_computed_elsewhere_has_whole_steps(
@@ -329,7 +330,7 @@ def test_what_is_computed_elsewhere_has_whole_steps(
     A worker without cores, on a GPU, keeps no stream of others from computing.
     """
     mesh, engine = Mesh(loaded_pool(600)), Slow(600)
-    monkeypatch.setattr(time, "monotonic", engine.now)
+    monkeypatch.setattr(time, "process_time", engine.now)
     mesh.pool.division.join("d", ("decode",))
     mesh.pool.division.join("p", ("prefill",))
     prefill = mesh.worker("p", "prefill", budget=512, engine=engine)
@@ -599,6 +600,30 @@ def test_a_step_that_waited_in_vain_computes_nothing(mesh: Mesh) -> None:
     assert mesh.store.blocks.num_available == 20
 
 
+def test_a_step_with_prompts_is_long(mesh: Mesh) -> None:
+    """
+    It computes on what is free and lets others go first; a step of streams does not.
+    """
+
+    class Asked(Sharing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turns: list[bool] = []
+
+        def turn(self, *, is_long: bool = False) -> AbstractContextManager[object]:
+            self.turns.append(is_long)
+            return super().turn(is_long=is_long)
+
+    engine = Asked()
+    fused = mesh.worker("f", "prefill", "decode", engine=engine)
+
+    fused.round(Work([prefill_job("r1", 6, max_tokens=9)]))
+    fused.round(Work())
+    fused.round(Work([prefill_job("r2", 6, max_tokens=9)]))
+
+    assert engine.turns == [True, False, True]
+
+
 def test_waiting_for_a_core_asks_for_no_rest(mesh: Mesh) -> None:
     """
     A step that slept until it had a core took none meanwhile: with 20 % of two cores it
@@ -607,7 +632,7 @@ def test_waiting_for_a_core_asks_for_no_rest(mesh: Mesh) -> None:
 
     class Waiting(Sharing):
         @contextmanager
-        def turn(self) -> Iterator[None]:
+        def turn(self, *, is_long: bool = False) -> Iterator[None]:
             time.sleep(WAIT_SECONDS)
             yield
 

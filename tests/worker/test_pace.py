@@ -4,7 +4,6 @@ import pytest
 
 from worker.pace import (
     FEWEST_TOKENS,
-    LONG_PILE,
     PILE_SECONDS,
     PILE_TOKENS,
     TURN_SECONDS,
@@ -27,14 +26,14 @@ def test_steps_are_whole_until_one_was_seen() -> None:
     """
     Nobody knows how long they take before that.
     """
-    assert Pace(WHOLE).budget(1000, is_beside=True) == WHOLE
+    assert Pace(WHOLE).turn_tokens == WHOLE
 
 
 @pytest.mark.parametrize(
     ("tokens_per_second", "budget"),
     [(100_000, WHOLE), (FAST, 320), (SLOW, 128), (20, FEWEST_TOKENS)],
 )
-def test_a_step_beside_streams_takes_as_long_as_these_may_wait(
+def test_a_step_beside_streams_takes_no_longer_than_a_short_prompt_may_wait(
     tokens_per_second: float, budget: int
 ) -> None:
     """
@@ -43,28 +42,8 @@ def test_a_step_beside_streams_takes_as_long_as_these_may_wait(
     """
     pace = paced(tokens_per_second, WHOLE)
 
-    assert pace.budget(1000, is_beside=True) == budget
+    assert pace.turn_tokens == budget
     assert budget <= max(FEWEST_TOKENS, TURN_SECONDS * tokens_per_second)
-
-
-def test_alone_steps_are_whole() -> None:
-    """
-    No stream waits for them.
-    """
-    assert paced(SLOW, WHOLE).budget(1000, is_beside=False) == WHOLE
-
-
-@pytest.mark.parametrize(
-    ("num_missing_tokens", "budget"),
-    [(LONG_PILE * WHOLE - 1, 128), (LONG_PILE * WHOLE, WHOLE)],
-)
-def test_for_a_long_pile_steps_are_whole(num_missing_tokens: int, budget: int) -> None:
-    """
-    Where prompts wait for many seconds, they are computed at the highest rate.
-    """
-    pace = paced(SLOW, WHOLE)
-
-    assert pace.budget(num_missing_tokens, is_beside=True) == budget
 
 
 @pytest.mark.parametrize("tokens_per_second", [100_000, SLOW])
@@ -105,12 +84,10 @@ def test_few_tokens_tell_nothing() -> None:
 @pytest.mark.parametrize("step_tokens", [1, 64, 100])
 def test_short_steps_stay_as_they_were_set(step_tokens: int) -> None:
     """
-    Who wants steps of fewer tokens gets these, beside streams and alone.
+    Who wants steps of fewer tokens gets these.
     """
     pace = Pace(step_tokens)
 
     pace.see(step_tokens, 10.0)
 
-    assert {pace.budget(5, is_beside=beside) for beside in (True, False)} == {
-        step_tokens
-    }
+    assert pace.turn_tokens == step_tokens
