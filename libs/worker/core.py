@@ -154,8 +154,8 @@ class Core:
 
     @property
     def _budget(self) -> int:
-        """Tokens of the next step."""
-        if self._part.percent == EVERYTHING.percent:
+        """Tokens of the next step. A GPU's phases do not wait for each other's steps."""
+        if not self._cores or self._part.percent == EVERYTHING.percent:
             return self.batch.max_num_batched_tokens
         return self._pace.turn_tokens
 

@@ -6,7 +6,9 @@ token of a short prompt may wait. Such steps cost a few percent of the rate of w
 reads the weights; who has all of the machine has whole ones, alone or where prompts pile up.
 """
 
-TURN_SECONDS = 0.5  # of the whole machine, for a step of who has a part of it
+# Of the whole machine, for a step of who has a part of it: the less of both. With more
+# tokens a step gains nothing.
+TURN_SECONDS, TURN_TOKENS = 1.0, 1024
 PILE_SECONDS, PILE_TOKENS = 1.5, 3072  # of prompts that pile up: the less of both
 FEWEST_TOKENS = 128  # of a step; fewer take mostly what the weights take
 GRAIN = 64  # tokens: kernels have whole tiles of rows
@@ -30,8 +32,8 @@ class Pace:
 
     @property
     def turn_tokens(self) -> int:
-        """Of a step beside streams; a whole one until one was seen."""
-        tokens = self._in(TURN_SECONDS, self._step_tokens)
+        """Of a step beside streams; as many as it may have until one was seen."""
+        tokens = self._in(TURN_SECONDS, TURN_TOKENS)
         tiled = max(FEWEST_TOKENS, tokens - tokens % GRAIN)
         return min(self._step_tokens, tiled)
 

@@ -2,7 +2,9 @@
 
 With halves both phases go on side by side, and streams wait for no prompt. But prompts have
 half of the machine then. When they pile up, few sequences decode, and a step for four takes
-nearly as long as one for sixteen. So while prompts pile up streams have a tenth of it.
+nearly as long as one for sixteen. So while prompts pile up both phases may have everything,
+and steps take turns: prompts twice as fast, streams a step for each of theirs. That may be for
+long where very many wait: then streams have a tenth, and steps of prompts pause for them.
 
 How many tokens are a pile says who computes them (`worker.pace`): a large model on a slow
 machine has one with a quarter of the tokens.
@@ -13,10 +15,11 @@ from collections.abc import Collection
 from protocol.messages import Shares
 
 HALVES = Shares(prefill=50, decode=50)
-# A step of streams takes a core now and then, and prompts all else: they pause for it.
+WHOLE = Shares(prefill=100, decode=100)  # for both: they compete
 PROMPTS_FIRST = Shares(prefill=100, decode=10)
 
 MANY = 3  # prompts, and as many tokens as are a pile: both, and they pile up
+LONG = 2  # piles
 PILE_TOKENS = 3072  # until a worker says how many
 
 
@@ -24,12 +27,14 @@ class ByQueue:
     """A pile is one until it is drained, so a queue that wavers changes nothing."""
 
     def __init__(self) -> None:
-        self._is_piled_up = False
+        self._piles = 0.0  # the most since prompts began to pile up
         self._pile_tokens = PILE_TOKENS
 
     @property
     def shares(self) -> Shares:
-        return PROMPTS_FIRST if self._is_piled_up else HALVES
+        if self._piles < 1:
+            return HALVES
+        return WHOLE if self._piles < LONG else PROMPTS_FIRST
 
     def see(self, missing: Collection[int], pile_tokens: int = 0) -> None:
         """Of each prompt that waits or is computed, the tokens that it still needs.
@@ -38,6 +43,6 @@ class ByQueue:
         """
         self._pile_tokens = pile_tokens or self._pile_tokens
         if not missing:
-            self._is_piled_up = False
-        elif len(missing) >= MANY and sum(missing) >= self._pile_tokens:
-            self._is_piled_up = True
+            self._piles = 0.0
+        elif len(missing) >= MANY:
+            self._piles = max(self._piles, sum(missing) / self._pile_tokens)

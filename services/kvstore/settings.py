@@ -5,11 +5,11 @@ from pathlib import Path
 from pydantic import Field
 
 from kv.cuda import Wanted
+from kvstore.by_queue import WHOLE
 from mesh.settings import ServiceSettings
 from protocol.memory import Device
 from protocol.messages import Shares
 
-WHOLE = Shares(prefill=100, decode=100)  # of a GPU: phases compete
 POOL_OR_NONE = r"^[A-Za-z0-9_.-]{0,64}$"
 
 

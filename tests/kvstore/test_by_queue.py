@@ -4,7 +4,15 @@ import random
 
 import pytest
 
-from kvstore.by_queue import HALVES, MANY, PILE_TOKENS, PROMPTS_FIRST, ByQueue
+from kvstore.by_queue import (
+    HALVES,
+    LONG,
+    MANY,
+    PILE_TOKENS,
+    PROMPTS_FIRST,
+    WHOLE,
+    ByQueue,
+)
 
 EACH = PILE_TOKENS // MANY  # tokens of a prompt, of which so many just pile up
 
@@ -29,11 +37,11 @@ def test_few_prompts_or_tokens_are_no_pile(queue: list[int]) -> None:
 
 
 @pytest.mark.parametrize("queue", [[EACH] * MANY, [1, 1, PILE_TOKENS], [64] * 64])
-def test_many_prompts_with_many_tokens_go_first(queue: list[int]) -> None:
+def test_many_prompts_with_many_tokens_get_the_whole_machine(queue: list[int]) -> None:
     """
-    Then streams have what they need to go on, and prompts all else.
+    Then both phases may have everything, in turn.
     """
-    assert seen(queue).shares == PROMPTS_FIRST
+    assert seen(queue).shares == WHOLE
 
 
 def test_on_a_slow_machine_fewer_tokens_are_a_pile() -> None:
@@ -47,7 +55,7 @@ def test_on_a_slow_machine_fewer_tokens_are_a_pile() -> None:
     by_queue.see([], PILE_TOKENS // 4)
     by_queue.see(queue)
 
-    assert (before, by_queue.shares) == (HALVES, PROMPTS_FIRST)
+    assert (before, by_queue.shares) == (HALVES, WHOLE)
 
 
 def test_a_pile_has_to_be_drained() -> None:
@@ -59,7 +67,19 @@ def test_a_pile_has_to_be_drained() -> None:
     still = seen(pile, [EACH] * (MANY - 1), [1])
     drained = seen(pile, [])
 
-    assert (still.shares, drained.shares) == (PROMPTS_FIRST, HALVES)
+    assert (still.shares, drained.shares) == (WHOLE, HALVES)
+
+
+def test_in_a_long_pile_prompts_go_first() -> None:
+    """
+    Streams have what they need to go on, and prompts all else, down to the last token: a
+    pile that was long does not become a short one.
+    """
+    long = [LONG * EACH] * MANY
+
+    shares = [seen(long).shares, seen(long, [1]).shares, seen(long, []).shares]
+
+    assert shares == [PROMPTS_FIRST, PROMPTS_FIRST, HALVES]
 
 
 @pytest.mark.parametrize("first", [[], [EACH] * MANY], ids=["calm", "piled up"])
@@ -94,7 +114,7 @@ def test_a_pile_ends_only_by_work() -> None:
         before = by_queue.shares
         by_queue.see(queue)
         if by_queue.shares != before:
-            if before == PROMPTS_FIRST:
+            if by_queue.shares == HALVES:
                 done_in_piles.append(num_done)
             num_done = 0
         num_before = len(queue)

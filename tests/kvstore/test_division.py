@@ -4,12 +4,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kv.operations import Part
-from kvstore.by_queue import HALVES, PROMPTS_FIRST
+from kvstore.by_queue import HALVES, PROMPTS_FIRST, WHOLE
 from kvstore.division import Division
 from protocol.messages import Phase, Shares
 
 SHARES, OTHERS = Shares(prefill=70, decode=40), Shares(prefill=60, decode=40)
-PILE = [1024] * 3  # prompts of so many tokens
+PILE, LONG_PILE = [1024] * 3, [2048] * 3  # prompts of so many tokens
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def test_a_person_s_order_stands_until_it_is_taken_back() -> None:
 
 def test_where_nobody_set_any_they_follow_the_queue() -> None:
     """
-    Halves while few prompts wait, nearly everything for them while they pile up; workers
-    hear of it at their next steps.
+    Halves while few prompts wait, everything for both while they pile up, and nearly all of it
+    for prompts where very many do; workers hear of it at their next steps.
     """
     division = Division()
     division.join("p", ("prefill",))
@@ -159,10 +159,13 @@ def test_where_nobody_set_any_they_follow_the_queue() -> None:
 
     division.see_queue(PILE)
     piled_up = [division.part(worker) for worker in ("p", "d")]
+    division.see_queue(LONG_PILE)
+    very_many = [division.part(worker) for worker in ("p", "d")]
     division.see_queue([])
 
     assert calm == [Part(50, 1)] * 2
-    assert piled_up == [Part(100, 1), Part(PROMPTS_FIRST.decode, 1)]
+    assert piled_up == [Part(100, 1)] * 2
+    assert very_many == [Part(100, 1), Part(PROMPTS_FIRST.decode, 1)]
     assert division.part("d") == Part(50, 1)
     assert (division.shares, division.shares_by) == (HALVES, "queue")
 
@@ -181,5 +184,5 @@ def test_an_order_comes_before_all_until_it_is_taken_back(first: Shares | None) 
     division.change(None)
 
     assert meanwhile == (ordered, "order")
-    assert division.shares == (first or PROMPTS_FIRST)
+    assert division.shares == (first or WHOLE)
     assert division.shares_by == ("start" if first else "queue")

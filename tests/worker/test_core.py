@@ -300,8 +300,8 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
 ) -> None:
     """
     Alone steps are whole. With somebody who decodes they are as long as the next prompt may
-    wait, here half a second of two cores at 300 tokens in each. By that rate three prompts
-    of 300 pile up: then steps are whole again, and streams have what is left.
+    wait, here a second of two cores at 300 tokens in each. By that rate three prompts
+    of 300 pile up: then steps are whole again, and streams have the same part.
     """
     mesh, engine = Mesh(loaded_pool(600)), Slow(300)
     monkeypatch.setattr(time, "process_time", lambda: 2 * engine.now())
@@ -319,8 +319,8 @@ def test_prompts_beside_streams_are_computed_in_shorter_steps(
     prefill.round(Work(several))
     decode.round(Work())
 
-    assert engine.num_tokens == [512, 128, 512]
-    assert (prefill.percent, decode.percent) == (100, 10)
+    assert engine.num_tokens == [512, 256, 512]
+    assert (prefill.percent, decode.percent) == (100, 100)
 
 
 def test_what_is_computed_elsewhere_has_whole_steps(

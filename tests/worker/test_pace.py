@@ -7,11 +7,12 @@ from worker.pace import (
     PILE_SECONDS,
     PILE_TOKENS,
     TURN_SECONDS,
+    TURN_TOKENS,
     Pace,
 )
 
 WHOLE = 512
-FAST, SLOW = 700.0, 300.0  # tokens in a second
+FAST, SLOW = 500.0, 300.0  # tokens in a second
 
 
 def paced(tokens_per_second: float, *steps: int) -> Pace:
@@ -20,6 +21,18 @@ def paced(tokens_per_second: float, *steps: int) -> Pace:
     for num_tokens in steps:
         pace.see(num_tokens, num_tokens / tokens_per_second)
     return pace
+
+
+def test_no_step_beside_streams_has_more_tokens_than_it_gains_by() -> None:
+    """
+    However long steps may be by the settings, and however fast the machine.
+    """
+    pace = Pace(8192)
+    before = pace.turn_tokens
+
+    pace.see(8192, 0.1)
+
+    assert before == pace.turn_tokens == TURN_TOKENS
 
 
 def test_steps_are_whole_until_one_was_seen() -> None:
@@ -31,7 +44,7 @@ def test_steps_are_whole_until_one_was_seen() -> None:
 
 @pytest.mark.parametrize(
     ("tokens_per_second", "budget"),
-    [(100_000, WHOLE), (FAST, 320), (SLOW, 128), (20, FEWEST_TOKENS)],
+    [(100_000, WHOLE), (FAST, 448), (SLOW, 256), (20, FEWEST_TOKENS)],
 )
 def test_a_step_beside_streams_takes_no_longer_than_a_short_prompt_may_wait(
     tokens_per_second: float, budget: int
@@ -67,18 +80,18 @@ def test_it_follows_a_machine_that_changes() -> None:
     for _ in range(20):
         pace.see(FEWEST_TOKENS, FEWEST_TOKENS / SLOW)
 
-    assert pace.turn_tokens == 128
+    assert pace.turn_tokens == 256
 
 
 def test_few_tokens_tell_nothing() -> None:
     """
     A short prompt takes what reading the weights takes: its rate is not that of others.
     """
-    pace = paced(FAST, WHOLE)
+    pace = paced(FAST, 448)
 
     pace.see(8, 0.1)
 
-    assert pace.turn_tokens == 320
+    assert pace.turn_tokens == 448
 
 
 @pytest.mark.parametrize("step_tokens", [1, 64, 100])
