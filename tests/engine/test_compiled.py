@@ -80,10 +80,10 @@ def test_a_process_that_computes_compiles_nothing() -> None:
     program = """
 from engine.operations import FAMILIES, addresses
 from engine.place import NOWHERE
-from engine.program import program_of, run
+from engine.program import go_on, program_of, run
 assert addresses().all()
 run(program_of(1), NOWHERE)
-print([name for name, kernel in {**{f.py_func.__name__: f for f in FAMILIES}, "run": run}.items()
+print([name for name, kernel in {**{f.py_func.__name__: f for f in FAMILIES}, "go_on": go_on}.items()
        if kernel.stats.cache_misses])
 """
 
