@@ -169,7 +169,7 @@ class Cores:
         return Held(count, are_ours=True, watch=watch)
 
     def _counted(self) -> tuple[int, int]:
-        """Only who is next in line counts that cores were asked for."""
+        """What was, by all. Only who is next in line counts that cores were asked for."""
         return int(self._counters[ASKED]), int(self._counters[LET_GO])
 
     def _take_free(self, count: int, mine: Sequence[int] = ()) -> list[int]:

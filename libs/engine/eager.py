@@ -10,7 +10,6 @@ from pathlib import Path
 
 from engine.bfloat16_linear import quick_linear
 from engine.blocks import KVBlocks
-from engine.cores import Cores
 from engine.forward import ByModules, Forward
 from engine.interface import Chunk, Drawn
 from engine.memory import MappedMemory
@@ -39,7 +38,6 @@ class EagerEngine(TransformerEngine):
         # Now: to build one changes torch's default dtype, for all threads.
         self._other = bound(path, memory)
         self._memory = memory
-        self._cores: Cores | None = None
 
     def with_kernels(
         self, facts: ModelFacts, max_private_bytes: int = 0
@@ -57,14 +55,9 @@ class EagerEngine(TransformerEngine):
             model, recorder, self._memory, self._all_threads, max_private_bytes
         )
         engine.warm_up()
-        if self._cores is not None:
-            engine.compete(self._cores)
+        if (cores := self._threads.cores) is not None:
+            engine.compete(cores)
         return engine
-
-    def compete(self, cores: Cores) -> None:
-        """See `TransformerEngine.compete`; who follows it does so, too."""
-        super().compete(cores)
-        self._cores = cores
 
     def alone(self) -> None:
         """Take all cores from the next step on: nobody compiles."""

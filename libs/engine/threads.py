@@ -33,7 +33,7 @@ class Threads:
         """At most `limit` threads; 0 for as many as this process has cores."""
         self._clock = clock
         self._num_cores = len(os.sched_getaffinity(0))
-        self._cores: Cores | None = None
+        self.cores: Cores | None = None  # that others take as well
         self._has_share = False
         self._owed = 0.0  # percent times seconds, by the steps so far
         self._left = 0.0  # seconds of the present turn
@@ -49,7 +49,7 @@ class Threads:
 
     def compete(self, cores: Cores) -> None:
         """From now on a step takes its cores among those of other processes."""
-        self._cores = cores
+        self.cores = cores
 
     @property
     def in_words(self) -> str:
@@ -80,26 +80,26 @@ class Threads:
     @property
     def watch(self) -> Watch:
         """When a step pauses (see `engine.program.Pauses`)."""
-        return self._cores.held.watch if self._cores else NEVER
+        return self.cores.held.watch if self.cores else NEVER
 
     def pause(self) -> None:
         """Let others go first; then on, on as many cores as are free."""
-        assert self._cores, "somebody to wait for"
+        assert self.cores, "somebody to wait for"
         self._end()
-        self._cores.pause()
+        self.cores.pause()
         self._begin()
 
     def look(self) -> None:
         """Pause, if it is time to, between two operations of torch."""
-        if self._cores and self._cores.are_called:
+        if self.cores and self.cores.are_called:
             self.pause()
 
     def _taken(self, *, is_long: bool) -> AbstractContextManager[object]:
-        if not self._cores:
+        if not self.cores:
             return nullcontext()
         if is_long:
-            return self._cores.shared(self.count)
-        return self._cores.taken(self.count, goes_first=self._has_share)
+            return self.cores.shared(self.count)
+        return self.cores.taken(self.count, goes_first=self._has_share)
 
     def _choose(self) -> None:
         """How many threads the next step has."""
@@ -111,7 +111,7 @@ class Threads:
 
     def _begin(self) -> None:
         self._used = (
-            min(self.count, self._cores.held.num_cores) if self._cores else self.count
+            min(self.count, self.cores.held.num_cores) if self.cores else self.count
         )
         numba.set_num_threads(self._used)  # numba keeps it for each thread apart
         if torch.get_num_threads() != self._used:

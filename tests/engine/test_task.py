@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from chains import chain_of
-from numba import set_num_threads
+from numba import config, set_num_threads
 
 from engine.matmul import linear_tile
 from engine.place import NOWHERE
@@ -95,7 +95,7 @@ def test_threads_that_take_a_core_from_each_other_answer_alike() -> None:
 
     def end(threads: int) -> torch.Tensor:
         ends[0] = start
-        set_num_threads(threads)
+        set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
         run(program, NOWHERE)
         return ends.clone()
 
