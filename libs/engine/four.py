@@ -24,6 +24,7 @@ COLUMNS = FOUR * LANES  # of values
 # Blocks of keys, or vectors of values, that pass at once: sums of so many for four rows are
 # half of the registers, of 32 or of 16 half as wide.
 ACROSS = FOUR if HAS_WIDE_REGISTERS else 1
+IN_A_PASS = ACROSS == FOUR
 
 
 class Starts(NamedTuple):
@@ -53,21 +54,30 @@ def score_four(
         out, left, keys = parts
         starts, following = (_listed(builder, each) for each in starts)
 
-        def score(row: Any, count: int) -> None:
-            with _passes(builder) as first:
-                blocks = [builder.add(first, INT(i)) for i in range(ACROSS)]
-                nows = [_at(builder, starts, block) for block in blocks]
-                laters = [_at(builder, following, block) for block in blocks]
+        with _passes(builder) as first:
+            blocks = [builder.add(first, INT(i)) for i in range(ACROSS)]
+            nows = [_at(builder, starts, block) for block in blocks]
+            laters = [_at(builder, following, block) for block in blocks]
+
+            def ask(at: Any) -> None:
+                for later in laters:
+                    emit.prefetch(emit.at(keys, at, later), 2)
+
+            if IN_A_PASS:
+                with cgutils.for_range(builder, depth) as loop:
+                    ask(loop.index)
+
+            def score(row: Any, count: int) -> None:
                 sums = _Sums(emit, builder, count)
                 with cgutils.for_range(builder, depth) as loop:
-                    across = []
-                    for now, later in zip(nows, laters, strict=True):
-                        emit.prefetch(emit.at(keys, loop.index, later), 2)
-                        across.append(_load(emit, emit.at(keys, loop.index, now), keys))
+                    if not IN_A_PASS:
+                        ask(loop.index)
+                    places = [emit.at(keys, loop.index, now) for now in nows]
+                    across = [_load(emit, place, keys) for place in places]
                     sums.add(left, row, loop.index, across)
                 sums.put((out, row, first))
 
-        _by_fours(builder, rows, score)
+            _by_fours(builder, rows, score)
         return context.get_dummy_value()
 
     return types.void(out, left, keys, starts, shape), generate
@@ -88,32 +98,41 @@ def answer_four(
         )
         (out, left, values), (starts, following) = parts, starts
 
-        def answer(row: Any, count: int) -> None:
-            with _passes(builder) as first:
+        with _passes(builder) as first:
+            columns = [
+                builder.mul(builder.add(first, INT(i)), INT(LANES))
+                for i in range(ACROSS)
+            ]
+
+            def ask(at: Any) -> None:
+                line = builder.mul(at, INT(COLUMNS))
+                for column in columns:
+                    ahead = builder.add(line, column)
+                    for later in following:
+                        place = emit.at(values, INT(0), builder.add(later, ahead))
+                        emit.prefetch(place, 2)
+
+            if IN_A_PASS:
+                with cgutils.for_range(builder, depth) as loop:
+                    ask(loop.index)
+
+            def answer(row: Any, count: int) -> None:
                 where = out, row, first
                 sums = _Sums(emit, builder, count, where)
-                columns = [
-                    builder.mul(builder.add(first, INT(i)), INT(LANES))
-                    for i in range(ACROSS)
-                ]
                 with cgutils.for_range(builder, depth) as loop:
-                    line = builder.mul(loop.index, INT(COLUMNS))
-                    for block, (start, later) in enumerate(
-                        zip(starts, following, strict=True)
-                    ):
-                        across = []
-                        for column in columns:
-                            ahead = builder.add(builder.add(later, line), column)
-                            emit.prefetch(emit.at(values, INT(0), ahead), 2)
-                            place = emit.at(
-                                values, loop.index, builder.add(start, column)
-                            )
-                            across.append(_load(emit, place, values))
+                    if not IN_A_PASS:
+                        ask(loop.index)
+                    for block, start in enumerate(starts):
+                        places = [
+                            emit.at(values, loop.index, builder.add(start, column))
+                            for column in columns
+                        ]
+                        across = [_load(emit, place, values) for place in places]
                         at = builder.add(loop.index, builder.mul(depth, INT(block)))
                         sums.add(left, row, at, across)
                 sums.put(where)
 
-        _by_fours(builder, rows, answer)
+            _by_fours(builder, rows, answer)
         return context.get_dummy_value()
 
     return types.void(out, left, values, starts, shape), generate
@@ -157,7 +176,7 @@ class _Sums:
 @contextmanager
 def _passes(builder: Any) -> Iterator[Any]:
     """What stands inside, for the first of each ACROSS of four."""
-    if ACROSS == FOUR:
+    if IN_A_PASS:
         yield INT(0)
         return
     with cgutils.for_range(builder, INT(FOUR // ACROSS)) as loop:

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.compiled import compiled
 from engine.emitter import LANES
-from engine.four import COLUMNS, FOUR, Starts, answer_four, score_four
+from engine.four import COLUMNS, FOUR, IN_A_PASS, Starts, answer_four, score_four
 from engine.softmax import Running, Sight, finish, seen_by, weigh
 from engine.task import Task, claims
 from engine.vectors import (
@@ -67,15 +67,18 @@ class Head(NamedTuple):
     num_values: int
 
 
-class Asked(NamedTuple):
-    """What is asked for while a run of blocks is computed, piece by piece.
+class Run(NamedTuple):
+    """Some blocks of a head, for a product, and what it asks for meanwhile.
 
-    Memory is fastest when it is read in a row, and a head's keys and values are but a
-    page: so heads of a task ask in turn for all that they will need next, block by block.
+    Both are where a piece of each block starts, a head's keys or its values, in elements.
+    What is asked for is the next product's; of the one after it where products take long,
+    so that memory is never waited for.
     """
 
-    starts: Array  # of pieces, int64: a head's keys in a block, or its values
-    first: int  # that is asked for next
+    head: Head
+    num_blocks: int
+    starts: Array  # int64
+    asked: Array
 
 
 @compiled()
@@ -174,25 +177,34 @@ def attend_tile(
     num_blocks = (position + count - 1) // size + 1
     first = _first_seen(position, rule) // size
     blocks = table[first : min(first + at_once, num_blocks)]
-    leading = _head_of(layer, kv_head, dims)
-    pieces = np.zeros(2 * num_heads * at_once, np.int64)
-    _list_pieces(pieces, blocks, leading, num_heads)
-    for piece in range(2 * num_heads * len(blocks)):
-        _ask(leading, Asked(pieces, piece), 0)
+    keys_at, keys_after = np.zeros((2, at_once), np.int64)
+    values_at, values_after = np.zeros((2, at_once), np.int64)
+    head = _head_of(layer, kv_head, dims)
+    _place(keys_at, blocks, head, head.first_key)
+    _place(values_at, blocks, head, head.first_value)
+    for i in range(len(blocks)):
+        _ask(head, keys_at[i])
+        _ask(head, values_at[i])
     while first < num_blocks:
         sight = Sight(position - first * size, count, group, rule.window)
         first += at_once
         following = table[first : max(first, min(first + at_once, num_blocks))]
-        _list_pieces(pieces, following, leading, num_heads)
         keys = len(blocks) * size, scaling
         for i in range(num_heads):
-            head = _head_of(layer, kv_head + i, dims)
             running = Running(greatest[i], total[i], answer[i])
-            piece = 2 * i * len(blocks)
-            _score(queries[i], (blocks, head), Asked(pieces, piece), rule, scores)
+            head = _head_of(layer, kv_head + i, dims)
+            after = _head_of(layer, kv_head + (i + 1) % num_heads, dims)
+            later = blocks if i + 1 < num_heads else following
+            _place(keys_after, later, after, after.first_key)
+            _place(values_after, later, after, after.first_value)
+            asked = (values_at, keys_after) if IN_A_PASS else (keys_after, values_after)
+            run = Run(head, len(blocks), keys_at, asked[0])
+            _score(queries[i], run, rule, scores)
             weigh(scores, weights, sight, keys, running)
-            asked = Asked(pieces, piece + len(blocks))
-            _add_values(weights, (blocks, head), asked, sight, answer[i])
+            run = Run(head, len(blocks), values_at, asked[1])
+            _add_values(weights, run, sight, answer[i])
+            keys_at, keys_after = keys_after, keys_at
+            values_at, values_after = values_after, values_at
         blocks = following
     if not claims(task):
         return False
@@ -203,25 +215,18 @@ def attend_tile(
 
 
 @compiled()
-def _list_pieces(pieces: Array, blocks: Array, head: Head, num_heads: int) -> None:
-    """Where the pieces of some blocks start, as they lie; `head` is the first one.
+def _place(starts: Array, blocks: Array, head: Head, first: int) -> None:
+    """Where this lies in each block.
 
     What is there of more blocks stays: it was asked for before.
     """
-    number = 0
-    for block in blocks:
-        start = block * head.block_elements
-        for i in range(num_heads):
-            pieces[number + i] = start + head.first_key + i * head.num_keys
-            values = start + head.first_value + i * head.num_values
-            pieces[number + num_heads + i] = values
-        number += 2 * num_heads
+    for i in range(len(blocks)):
+        starts[i] = blocks[i] * head.block_elements + first
 
 
 @compiled()
-def _ask(head: Head, asked: Asked, number: int) -> None:
+def _ask(head: Head, start: int) -> None:
     """For a whole piece."""
-    start = asked.starts[asked.first + number]
     prefetch(head.memory, start, max(head.num_keys, head.num_values))
 
 
@@ -264,19 +269,12 @@ def _head_of(layer: LayerBlocks, kv_head: int, dims: tuple[int, int]) -> Head:
 
 
 @compiled()
-def _score(
-    queries: Array,
-    run: tuple[Array, Head],
-    asked: Asked,
-    rule: Rule,
-    scores: Array,
-) -> None:
+def _score(queries: Array, run: Run, rule: Rule, scores: Array) -> None:
     """Every query row with every slot of the blocks, what it may not see included.
 
-    Still to be scaled, unless there is a cap, which needs them scaled. Meanwhile as many
-    pieces are asked for as there are blocks.
+    Still to be scaled, unless there is a cap, which needs them scaled.
     """
-    blocks, head = run
+    head, num_blocks, starts, asked = run
     size = head.block_size
     num_rows, depth = queries.shape[0], queries.shape[1] // head.packed
     left = Part(start_of(queries), 0, depth)
@@ -284,75 +282,49 @@ def _score(
     memory = Part(head.memory, 0, size)
     done = 0
     if size == LANES:
-        done = len(blocks) - len(blocks) % FOUR
+        done = num_blocks - num_blocks % FOUR
         for i in range(0, done, FOUR):
-            keys = _starts(blocks, i, head, head.first_key)
-            later = _pieces(asked, i)
             some = moved(out, 0, i * size)
-            score_four(some, left, memory, (keys, later), (num_rows, depth))
-    if done < len(blocks):
+            places = _four(starts, i), _four(asked, i)
+            score_four(some, left, memory, places, (num_rows, depth))
+    if done < num_blocks:
         scores[:, done * size :] = 0.0
-    for i in range(done, len(blocks)):
-        _ask(head, asked, i)
-        block = blocks[i] * head.block_elements
-        keys = Part(head.memory, block + head.first_key, size)
+    for i in range(done, num_blocks):
+        _ask(head, asked[i])
+        keys = Part(head.memory, starts[i], size)
         some = moved(out, 0, i * size)
         multiply_add(some, left, keys, (num_rows, depth, size), EVERYTHING)
     if rule.softcap > 0.0:
         cap = np.float32(rule.softcap)
         factor = np.float32(rule.scaling) / cap
         for row in range(num_rows):
-            for j in range(len(blocks) * size):
+            for j in range(num_blocks * size):
                 scores[row, j] = cap * np.tanh(scores[row, j] * factor)
 
 
 @compiled()
-def _starts(blocks: Array, i: int, head: Head, first: int) -> Starts:
-    """Where this lies in four blocks, the i-th one and those after it."""
-    size = head.block_elements
-    return Starts(
-        blocks[i] * size + first,
-        blocks[i + 1] * size + first,
-        blocks[i + 2] * size + first,
-        blocks[i + 3] * size + first,
-    )
+def _four(starts: Array, i: int) -> Starts:
+    """The i-th and those after it."""
+    return Starts(starts[i], starts[i + 1], starts[i + 2], starts[i + 3])
 
 
 @compiled()
-def _pieces(asked: Asked, number: int) -> Starts:
-    """Where four start, this one and those after it."""
-    starts, at = asked.starts, asked.first + number
-    return Starts(starts[at], starts[at + 1], starts[at + 2], starts[at + 3])
-
-
-@compiled()
-def _add_values(
-    weights: Array,
-    run: tuple[Array, Head],
-    asked: Asked,
-    sight: Sight,
-    answer: Array,
-) -> None:
-    """answer += weights @ values, never touching a value that a row does not see.
-
-    Meanwhile it asks as `_score` does.
-    """
-    blocks, head = run
+def _add_values(weights: Array, run: Run, sight: Sight, answer: Array) -> None:
+    """answer += weights @ values, never touching a value that a row does not see."""
+    head, num_blocks, starts, asked = run
     all_from, _ = seen_by(sight, sight.num_tokens - 1)
     _, all_to = seen_by(sight, 0)
     whole_from, whole_to = -(-all_from // head.block_size), all_to // head.block_size
-    whole_to = min(whole_to, len(blocks)) if answer.shape[1] % COLUMNS == 0 else 0
+    whole_to = min(whole_to, num_blocks) if answer.shape[1] % COLUMNS == 0 else 0
     i = 0
-    while i < len(blocks):
+    while i < num_blocks:
         if whole_from <= i and i + FOUR <= whole_to:
-            values = _starts(blocks, i, head, head.first_value)
-            later = _pieces(asked, i)
-            _add_four(weights, i, (head, values, later), answer)
+            places = _four(starts, i), _four(asked, i)
+            _add_four(weights, i, (head, *places), answer)
             i += FOUR
             continue
-        _ask(head, asked, i)
-        first = blocks[i] * head.block_elements + head.first_value
-        _add_block(weights, i, (head, first), sight, answer)
+        _ask(head, asked[i])
+        _add_block(weights, i, (head, starts[i]), sight, answer)
         i += 1
 
 
