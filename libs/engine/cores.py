@@ -13,7 +13,7 @@ and when a core that it misses is let go. Then it takes anew what is free.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
@@ -42,6 +42,14 @@ class Held(NamedTuple):
     num_cores: int
     are_ours: bool  # else others keep them, and it goes on all the same
     watch: Watch  # when to let them go, for a step that pauses
+
+
+class _Next(NamedTuple):
+    """Who is next in line: no more cores are taken by others."""
+
+    mine: list[int]  # cores
+    asked: int  # what was counted until then
+    let_go: int
 
 
 class Cores:
@@ -105,25 +113,34 @@ class Cores:
         """First come, first served. A wait in vain is not repeated while it may last."""
         held = None
         if not (self._late and self._late.is_alive()):
-            held = self._take_at_once(self._wish) or self._take_in_turn(self._wish)
+            held = self._take_in_turn(self._wish)
         self.held = held or Held(self._wish.num_cores, are_ours=False, watch=NEVER)
 
-    def _take_at_once(self, wish: _Wish) -> Held | None:
-        if not self._lock(self._next, AT_ONCE):
-            return None
-        asked, let_go = self._counted()
-        free = self._take_free(wish.num_cores)
-        if len(free) < wish.least:
-            self._unlock_all()
-            return None
-        return self._begin(len(free), wish, asked, let_go)
-
     def _take_in_turn(self, wish: _Wish) -> Held | None:
+        place = self._be_next(wish, AT_ONCE)
+        if place and len(place.mine) >= wish.least:
+            return self._begin(place, wish)
+        return self._wait(wish, place)
+
+    def _be_next(self, wish: _Wish, how: int) -> _Next | None:
+        """With what is free. Who goes first has asked for the rest, at once: it is the
+        one that computes on its core until then.
+        """
+        if not self._lock(self._next, how):
+            return None
+        place = _Next([], *self._counted())
+        self._take_free(wish, place)
+        if len(place.mine) < wish.least and wish.goes_first:
+            self._counters[ASKED] += 1
+        return place
+
+    def _wait(self, wish: _Wish, place: _Next | None) -> Held | None:
         """A thread waits, in the kernel and without end: who looks again and again is
         on a core that somebody computes on.
         """
         turn = Future[Held]()
-        thread = Thread(target=self._stand_in_line, args=(wish, turn), daemon=True)
+        arguments = wish, place, turn
+        thread = Thread(target=self._stand_in_line, args=arguments, daemon=True)
         thread.start()
         try:
             return turn.result(self.patience)
@@ -133,10 +150,12 @@ class Cores:
                 return None
         return turn.result()
 
-    def _stand_in_line(self, wish: _Wish, turn: Future[Held]) -> None:
+    def _stand_in_line(
+        self, wish: _Wish, place: _Next | None, turn: Future[Held]
+    ) -> None:
         began = time.monotonic()
         try:
-            held = self._wait_for(wish)
+            held = self._wait_for(wish, place)
         except OSError as error:  # the file was closed, and with it went the locks
             if turn.set_running_or_notify_cancel():
                 turn.set_exception(error)
@@ -148,37 +167,34 @@ class Cores:
         # It was no process that hangs: the next step of that length is waited for.
         self.patience = min(LONGEST_SECONDS, ROOM * (time.monotonic() - began))
 
-    def _wait_for(self, wish: _Wish) -> Held:
-        self._lock(self._next, WAITING)
-        asked, let_go = self._counted()
-        mine = self._take_free(wish.num_cores)
-        if len(mine) < wish.least and wish.goes_first:
-            self._counters[ASKED] += 1
-        while len(mine) < wish.least:
-            core = next(core for core in self._cores if core not in mine)
+    def _wait_for(self, wish: _Wish, place: _Next | None) -> Held:
+        place = place or self._be_next(wish, WAITING)
+        assert place, "a wait without end"
+        while len(place.mine) < wish.least:
+            core = next(core for core in self._cores if core not in place.mine)
             self._lock(core, WAITING)
-            mine.append(core)
-        mine += self._take_free(wish.num_cores - len(mine), mine)
-        return self._begin(len(mine), wish, asked, let_go)
+            place.mine.append(core)
+        self._take_free(wish, place)
+        return self._begin(place, wish)
 
-    def _begin(self, count: int, wish: _Wish, asked: int, let_go: int) -> Held:
+    def _begin(self, place: _Next, wish: _Wish) -> Held:
         """What was counted until now is no reason to stop."""
         self._unlock(self._next)
-        is_short = count < wish.num_cores
-        watch = Watch(self._counters, asked, let_go if is_short else ANY)
+        count = len(place.mine)
+        let_go = place.let_go if count < wish.num_cores else ANY
+        watch = Watch(self._counters, place.asked, let_go)
         return Held(count, are_ours=True, watch=watch)
 
     def _counted(self) -> tuple[int, int]:
         """What was, by all. Only who is next in line counts that cores were asked for."""
         return int(self._counters[ASKED]), int(self._counters[LET_GO])
 
-    def _take_free(self, count: int, mine: Sequence[int] = ()) -> list[int]:
-        """At most so many, beside those that are ours."""
-        free = list[int]()
+    def _take_free(self, wish: _Wish, place: _Next) -> None:
+        """As many as are missing, if there are."""
         for core in self._cores:
-            if len(free) < count and core not in mine and self._lock(core, AT_ONCE):
-                free.append(core)
-        return free
+            is_missing = len(place.mine) < wish.num_cores and core not in place.mine
+            if is_missing and self._lock(core, AT_ONCE):
+                place.mine.append(core)
 
     def _lock(self, byte: int, how: int) -> bool:
         try:
