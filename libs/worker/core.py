@@ -134,7 +134,7 @@ class Core:
         self, newer: Callable[[], Work], outcome: Outcome, *, may_wait: bool
     ) -> None:
         """Begin the next step, or compute it where an engine does not by itself."""
-        began = time.thread_time()  # on a core: who waits for one needs no rest
+        began = time.thread_time()  # on a core
         started = time.monotonic()
         with self._engine.turn(is_long=self.batch.has_prompts):
             self._take_all(newer(), outcome)
@@ -148,8 +148,12 @@ class Core:
                 return
             tokens = self._computed(chunks)
         self._record(scheduled, tokens, started)
-        seconds = time.thread_time() - began
-        self.rest_seconds = rest_seconds(self._part, self._cores, seconds)
+        self.rest_seconds = rest_seconds(
+            self._part,
+            self._cores,
+            time.thread_time() - began,
+            time.monotonic() - started,
+        )
         self._tell(scheduled, outcome)
 
     @property

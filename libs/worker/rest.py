@@ -9,12 +9,15 @@ from kv.operations import EVERYTHING, Part
 LONGEST_SECONDS = 1.0
 
 
-def rest_seconds(part: Part, cores: int, step_seconds: float) -> float:
-    """After a step that took a core so long. `cores` are the host's, 0 if none computes.
+def rest_seconds(
+    part: Part, cores: int, step_seconds: float, passed_seconds: float
+) -> float:
+    """After a step that took a core so long; with its waits and pauses, which are rest,
+    `passed_seconds`. `cores` are the host's, 0 if none computes.
 
     Who has all of the machine with others takes turns by the kernel's scheduler.
     """
     if not cores or part.percent == EVERYTHING.percent:
         return 0.0
     share = cores * part.fraction
-    return min(LONGEST_SECONDS, step_seconds * max(0.0, 1 / share - 1))
+    return min(LONGEST_SECONDS, max(0.0, step_seconds / min(1.0, share) - passed_seconds))

@@ -23,7 +23,15 @@ def test_what_is_less_than_a_core_is_kept_by_rests(
     """
     A step of 0.1 s is followed by as much rest as makes it the worker's share.
     """
-    assert rest_seconds(part, cores, 0.1) == pytest.approx(rest)
+    assert rest_seconds(part, cores, 0.1, 0.1) == pytest.approx(rest)
+
+
+@pytest.mark.parametrize(("passed", "rest"), [(0.1, 0.15), (0.2, 0.05), (0.3, 0.0)])
+def test_who_waited_or_paused_has_rested(passed: float, rest: float) -> None:
+    """
+    A step that had its core for 0.1 s of what passed: two fifths of a core are all it has.
+    """
+    assert rest_seconds(Part(20, 1), 2, 0.1, passed) == pytest.approx(rest)
 
 
 def test_who_shares_with_nobody_does_not_rest() -> None:
@@ -31,13 +39,13 @@ def test_who_shares_with_nobody_does_not_rest() -> None:
     A phase that computes alone has the machine, and so has each that may take all of it;
     neither does a share of a GPU need rests.
     """
-    assert rest_seconds(EVERYTHING, 1, 0.1) == 0
-    assert rest_seconds(Part(100, 8), 2, 0.1) == 0
-    assert rest_seconds(Part(20, 1), 0, 0.1) == 0
+    assert rest_seconds(EVERYTHING, 1, 0.1, 0.1) == 0
+    assert rest_seconds(Part(100, 8), 2, 0.1, 0.1) == 0
+    assert rest_seconds(Part(20, 1), 0, 0.1, 0.1) == 0
 
 
 def test_no_rest_is_long() -> None:
     """
     Whatever the step took: a cancelled request is given up after it.
     """
-    assert rest_seconds(Part(1, 1), 1, 5.0) == LONGEST_SECONDS
+    assert rest_seconds(Part(1, 1), 1, 5.0, 5.0) == LONGEST_SECONDS
