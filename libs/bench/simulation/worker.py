@@ -11,10 +11,20 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Literal
 
-from bench.simulation.costs import NOTHING, Costs, Share, Work, decoding, prompt
+from bench.simulation.costs import (
+    NOTHING,
+    Costs,
+    Pace,
+    Share,
+    Work,
+    decoding,
+    prompt,
+)
 from bench.simulation.room import Room
 from bench.simulation.sequence import Sequence
 from bench.simulation.span import Span
+
+FOR_EVER = 1e9  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +158,11 @@ class Worker:
         if self._num_stepping and not self._chunks:
             self._work = decoding(self._num_stepping, self._context)
         self._span.change(now, self._costs.pace(self._work, share))
+
+    def pause(self, now: float) -> None:
+        """It has nothing of the device until there is another `change`."""
+        assert self._span, "nothing is computed"
+        self._span.change(now, Pace(FOR_EVER, 0.0))
 
     def limit(self) -> None:
         """Others took room: no more steps than there is some for."""
