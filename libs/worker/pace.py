@@ -9,7 +9,7 @@ reads the weights; who has all of the machine has whole ones, alone or where pro
 # Of the whole machine, for a step of who has a part of it: the less of both. With more
 # tokens a step gains nothing.
 TURN_SECONDS, TURN_TOKENS = 1.0, 1024
-PILE_SECONDS, PILE_TOKENS = 1.5, 3072  # of prompts that pile up: the less of both
+PILE_SECONDS, PILE_TOKENS = 1.2, 2560  # of prompts that pile up: the less of both
 FEWEST_TOKENS = 128  # of a step; fewer take mostly what the weights take
 GRAIN = 64  # tokens: kernels have whole tiles of rows
 MEMORY = 0.8  # of all that was seen before, with each step

@@ -6,7 +6,8 @@ nearly as long as one for sixteen. So while prompts pile up both phases may have
 and steps take turns: prompts twice as fast, streams a step for each of theirs. That may be for
 long where very many wait: then streams have a tenth, and steps of prompts pause for them.
 
-How many tokens are a pile says who computes them (`worker.pace`): a large model on a slow
+What piles up is all but the longest prompt: short ones go before it, and it is no pile by itself.
+How many tokens are one says who computes them (`worker.pace`): a large model on a slow
 machine has one with a quarter of the tokens.
 """
 
@@ -20,7 +21,7 @@ PROMPTS_FIRST = Shares(prefill=100, decode=10)
 
 MANY = 3  # prompts, and as many tokens as are a pile: both, and they pile up
 LONG = 2  # piles
-PILE_TOKENS = 3072  # until a worker says how many
+PILE_TOKENS = 2560  # until a worker says how many
 
 
 class ByQueue:
@@ -39,10 +40,11 @@ class ByQueue:
     def see(self, missing: Collection[int], pile_tokens: int = 0) -> None:
         """Of each prompt that waits or is computed, the tokens that it still needs.
 
-        Of all prompts together `pile_tokens` are a pile; 0: as many as before.
+        Of all but the longest `pile_tokens` are a pile; 0: as many as before.
         """
         self._pile_tokens = pile_tokens or self._pile_tokens
         if not missing:
             self._piles = 0.0
         elif len(missing) >= MANY:
-            self._piles = max(self._piles, sum(missing) / self._pile_tokens)
+            waiting = sum(missing) - max(missing)
+            self._piles = max(self._piles, waiting / self._pile_tokens)

@@ -14,7 +14,7 @@ from kvstore.by_queue import (
     ByQueue,
 )
 
-EACH = PILE_TOKENS // MANY  # tokens of a prompt, of which so many just pile up
+EACH = PILE_TOKENS // (MANY - 1)  # tokens of a prompt, of which so many just pile up
 
 
 def seen(*queues: list[int]) -> ByQueue:
@@ -26,8 +26,14 @@ def seen(*queues: list[int]) -> ByQueue:
 
 @pytest.mark.parametrize(
     "queue",
-    [[], [100_000], [EACH] * (MANY - 1), [EACH - 1] * MANY, [8] * 64],
-    ids=["none", "a long one", "two", "just too short", "many short ones"],
+    [
+        [],
+        [100_000],
+        [EACH] * (MANY - 1),
+        [EACH - 1] * MANY,
+        [100_000] + [8] * 64,
+    ],
+    ids=["none", "a long one", "two", "just too short", "many short beside a long one"],
 )
 def test_few_prompts_or_tokens_are_no_pile(queue: list[int]) -> None:
     """
@@ -36,7 +42,9 @@ def test_few_prompts_or_tokens_are_no_pile(queue: list[int]) -> None:
     assert seen(queue).shares == HALVES
 
 
-@pytest.mark.parametrize("queue", [[EACH] * MANY, [1, 1, PILE_TOKENS], [64] * 64])
+@pytest.mark.parametrize(
+    "queue", [[EACH] * MANY, [1, PILE_TOKENS, PILE_TOKENS], [64] * 64]
+)
 def test_many_prompts_with_many_tokens_get_the_whole_machine(queue: list[int]) -> None:
     """
     Then both phases may have everything, in turn.
