@@ -3,7 +3,8 @@
 `engine.vectors` multiplies a block at a time, whose sums are put away and fetched again
 too often, and with the few rows of a decoding sequence half of its multipliers wait, or
 each block is widened for some of the rows and then for the others.
-While these products pass, memory is asked for what comes next.
+Memory is asked for what comes next: where a product is one quick pass, before it, or else
+while it passes.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ COLUMNS = FOUR * LANES  # of values
 # Blocks of keys, or vectors of values, that pass at once: sums of so many for four rows are
 # half of the registers, of 32 or of 16 half as wide.
 ACROSS = FOUR if HAS_WIDE_REGISTERS else 1
-IN_A_PASS = ACROSS == FOUR
+IN_A_PASS = ACROSS == FOUR  # a product is one
 
 
 class Starts(NamedTuple):
