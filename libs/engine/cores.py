@@ -123,8 +123,8 @@ class Cores:
         return self._wait(wish, place)
 
     def _be_next(self, wish: _Wish, how: int) -> _Next | None:
-        """With what is free. Who goes first has asked for the rest, at once: it is the
-        one that computes on its core until then.
+        """With what is free. Who goes first asks for the rest at once: a thread that waits
+        would have to be given a core before it could.
         """
         if not self._lock(self._next, how):
             return None
