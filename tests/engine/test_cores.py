@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from engine import cores
 from engine.cores import Cores
-from engine.watch import counters_behind
+from engine.watch import ASKED, counters_behind
 from kv.segments import HostSegment, Mapping
 from protocol.memory import KVGeometry, LayerGeometry
 
@@ -152,6 +152,16 @@ def test_a_long_step_goes_on_behind_who_goes_first(shared_fd: int) -> None:
             found.append(said(long))
 
     assert found == ["2"] * 4
+
+
+def test_who_goes_first_asks_before_it_waits(shared_fd: int) -> None:
+    """
+    It has no patience at all, and was counted: no thread had to be given a core for that.
+    """
+    ours, counters = Cores(shared_fd), counters_behind(shared_fd)
+    ours.patience = 0.0
+    with holder(shared_fd, 2), ours.taken(1, goes_first=True) as are_ours:
+        assert (are_ours, counters[ASKED]) == (False, 1)
 
 
 def test_nobody_else_makes_a_long_step_pause(shared_fd: int) -> None:
