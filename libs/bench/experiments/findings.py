@@ -86,7 +86,8 @@ class Findings(BaseModel, frozen=True):
     setting: Setting
     ttft_slo: float  # seconds, in force
     tpot_slo: float
-    reference: float | None = None  # one rung below the first system's highest rate
+    # One rung below the first system's highest rate; the lowest, if it holds none.
+    reference: float | None = None
     systems: tuple[Measured, ...] = ()
 
     @classmethod

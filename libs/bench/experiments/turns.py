@@ -59,9 +59,14 @@ def _wanted(system: Measured, rounds: int, ladder: Ladder, first: int) -> float 
 
 
 def reference_of(system: Measured, ladder: Ladder) -> float | None:
-    """The rung below the highest that held; 90 % of its rate, where the ladder is ours."""
+    """The rung below the highest that held; 90 % of its rate, where the ladder is ours.
+
+    The lowest rate that was asked, if none held.
+    """
     rung = highest_held(_attainments(system, ladder))
-    return None if rung is None else ladder.rate(rung - 1) or ladder.rate(rung)
+    if rung is None:
+        return min(system.rates, default=None)
+    return ladder.rate(rung - 1) or ladder.rate(rung)
 
 
 def _attainments(system: Measured, ladder: Ladder) -> dict[int, float]:

@@ -75,6 +75,16 @@ def test_everyone_is_asked_at_the_reference_rate() -> None:
     assert not [turn for turn in taken if turn == Turn("b", 8.0)]
 
 
+def test_systems_are_compared_even_where_the_first_holds_nothing() -> None:
+    """
+    At the lowest rate, which all were asked at anyway.
+    """
+    taken, found = turns({"a": 0.5, "b": 2.0})
+
+    assert found.reference == 1.0
+    assert told(taken) == ["a1", "b1", "b2", "b4"]
+
+
 def test_rounds_at_the_reference_rate_are_in_turn_too() -> None:
     """
     Not one system after the other.
