@@ -20,6 +20,6 @@ def rest_seconds(
     if not cores or part.percent == EVERYTHING.percent:
         return 0.0
     share = cores * part.fraction
-    return min(
-        LONGEST_SECONDS, max(0.0, step_seconds / min(1.0, share) - passed_seconds)
-    )
+    if share >= 1.0:
+        return 0.0
+    return min(LONGEST_SECONDS, max(0.0, step_seconds / share - passed_seconds))

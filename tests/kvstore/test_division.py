@@ -9,7 +9,7 @@ from kvstore.division import Division
 from protocol.messages import Phase, Shares
 
 SHARES, OTHERS = Shares(prefill=70, decode=40), Shares(prefill=60, decode=40)
-PILE, LONG_PILE = [1024] * 3, [2048] * 3  # prompts of so many tokens
+PILE, LONG_PILE = [1280] * 3, [2560] * 3  # prompts of so many tokens
 
 
 @pytest.fixture

@@ -356,12 +356,12 @@ def test_prompts_that_pile_up_get_the_whole_machine_until_they_are_done() -> Non
     store.park([held(prefilled(store, prefill_job("r1"), "p"))], "p")
     (decoding,) = adopted(store, "d")
 
-    jobs = [prefill_job(f"r{n}", 1024, max_tokens=8) for n in (2, 3, 4)]
+    jobs = [prefill_job(f"r{n}", 1280, max_tokens=8) for n in (2, 3, 4)]
     prompts = [admitted(store, job, "p") for job in jobs]
     of_decode = [store.advance([step(decoding, 7, 50)], "d").part.percent]
     of_prefill = [record.part.percent for record in prompts]
     for record in prompts:
-        of_prefill.append(store.advance([step(record, 1024, 9)], "p").part.percent)
+        of_prefill.append(store.advance([step(record, 1280, 9)], "p").part.percent)
     of_decode.append(store.advance([step(decoding, 8, 51)], "d").part.percent)
 
     assert of_prefill == [50, 50, 100, 100, 100, 50]
