@@ -15,7 +15,7 @@ from bench.simulation.costs import Share
 from bench.simulation.worker import Worker
 
 CORE = 100  # what one core is, in percent
-PREFILL = 0  # its place in the shares
+PROMPTS = 0  # the place of their phase in the shares
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +48,7 @@ class _Side:
     @property
     def is_long(self) -> bool:
         """Prompts' steps are."""
-        return self.phase == PREFILL
+        return self.phase == PROMPTS
 
     @property
     def goes_first(self) -> bool:
