@@ -36,7 +36,16 @@ from gateway.evidence import ENOUGH, LEAST, Evidence, num_samples
 from gateway.expectations import Expectations
 from gateway.pressure import direction, is_better, is_steady, mean, piles_up
 from gateway.rests import Rests
-from gateway.splits import FIRST, STEP, WHOLE, as_split, other_of, raised, who_gave_way
+from gateway.splits import (
+    FIRST,
+    STEP,
+    WHOLE,
+    as_split,
+    is_last,
+    other_of,
+    raised,
+    who_gave_way,
+)
 from gateway.windows import Goals, Observed, Window
 from protocol.messages import Phase, Reason, Shares
 
@@ -212,6 +221,8 @@ class Controller:
         for step in range(1, MAX_STEPS + 1):
             shares = raised(before, phase, step * STEP)
             if shares is None or not self._allows(observed, phase, shares):
+                break
+            if is_last(shares) and step > 1:  # curves are steep there
                 break
             best = shares
             if self._holds(observed, phase, shares):

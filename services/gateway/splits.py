@@ -6,7 +6,7 @@ WHOLE = Shares(prefill=100, decode=100)  # both may have everything, and compete
 # What it begins with: streams have a part of their own, and prompts what few of them leave.
 FIRST = Shares(prefill=70, decode=30)
 STEP = 10  # percent
-LEAST = 20  # percent, of either phase
+LEAST = 10  # percent, of either phase
 
 
 def other_of(phase: Phase) -> Phase:
@@ -33,6 +33,11 @@ def raised(split: Shares, phase: Phase, percent: int) -> Shares | None:
     if not LEAST <= prefill <= 100 - LEAST:
         return None
     return Shares(prefill=prefill, decode=100 - prefill)
+
+
+def is_last(split: Shares) -> bool:
+    """Whether one of the phases can give nothing more."""
+    return min(split.prefill, split.decode) == LEAST
 
 
 def who_gave_way(shares: Shares) -> Phase | None:
