@@ -107,6 +107,23 @@ def test_a_phase_gets_no_more_than_leaves_the_other_its_slo() -> None:
     assert (none.shares, none.reason) == (SPLIT, "no split would do")
 
 
+def test_the_last_step_comes_alone() -> None:
+    """
+    A tenth is the least that a phase is left with, and only from the split before: far
+    from what was seen, nobody knows what so little does.
+    """
+    near, beside = Shares(prefill=60, decode=40), Shares(prefill=80, decode=20)
+    last = Shares(prefill=100 - LEAST, decode=LEAST)
+
+    two, one, none = (
+        told(Controller(GOALS), *[window(5.0, 0.002, each)] * 3)[-1]
+        for each in (near, beside, last)
+    )
+
+    assert (two.shares, one.shares) == (beside, last)
+    assert (none.shares, none.reason) == (last, "no split would do")
+
+
 def test_one_bad_window_changes_nothing() -> None:
     """
     A failure has to be seen twice in a row, after a window that still has old requests.
