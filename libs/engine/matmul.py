@@ -7,11 +7,13 @@ all processes go on sharing one copy. Sums are float32. Addresses instead of arr
 look into an array costs as much as some of these products.
 """
 
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from engine.compiled import compiled
@@ -48,22 +50,24 @@ _CACHE = 2 if _IS_ZEN_4 else 1  # that weights are brought into
 def _ahead(rows: int, is_plain: bool) -> int:
     """How many outputs before they are needed weights are asked for; 0: nobody asks."""
     if _IS_ZEN_4:
-        return AT_ONCE if rows >= 4 else 0
+        return AT_ONCE if rows >= 3 else 0
     if not is_plain:  # at any number of rows small weights come too late otherwise
         return AT_ONCE // 2
     return (AT_ONCE if HAS_WIDE_REGISTERS else 2) if rows >= 4 else 0
 
 
-def _dots(rows: int, outputs: int) -> Any:
-    """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and outputs.
+def _dots(rows: int, beside: int) -> Any:
+    """out[r, o] = left[r] . right[o], of bfloat16, for so many rows and any outputs.
 
-    Called with (out, left, right, depth); out is float32, left may be what
+    Called with (out, left, right, depth, outputs); out is float32, left may be what
     `engine.widened` made of rows, right may be int8, or groups of `engine.compression`
     after their tables. Pairs of neighbours are multiplied at once, so both operands are
-    read as they lie.
+    read as they lie. The rows pass `beside` outputs side by side, and each of the rest.
     """
 
-    def body(emit: Emitter, builder: Any, parts: list[Any], depth: Any) -> None:
+    def body(
+        outputs: int, emit: Emitter, builder: Any, parts: list[Any], depth: Any
+    ) -> None:
         out, left, right = parts
         is_coded = right[3] == types.uint8
         ahead = _ahead(rows, right[3] == types.uint16)
@@ -116,16 +120,34 @@ def _dots(rows: int, outputs: int) -> Any:
                 emit.store_lanes(totals, lane, outputs, emit.at(out, INT(row), INT(0)))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        of = (each.types[0].dtype for each in signature.args[1:3])
-        name = ".".join([f"dots_{rows}x{outputs}", *map(str, of)])
-        emit_alone(context, builder, signature, arguments, name, body)
+        out, left, right, depth, width = arguments
+        of = [str(each.types[0].dtype) for each in signature.args[1:3]]
+        stride = builder.extract_value(right, 2)
+        whole = builder.sub(width, builder.srem(width, INT(beside)))
+        spans = {1: (whole, width), beside: (INT(0), whole)}
+        for outputs, (start, end) in spans.items():
+            name = ".".join([f"dots_{rows}x{outputs}", *of])
+            step, do = INT(outputs), partial(body, outputs)
+            loop = cgutils.for_range_slice(builder, start, end, step, inc=True)
+            with loop as (column, _):
+                some = _shifted(builder, right, builder.mul(column, stride))
+                parts = _shifted(builder, out, column), left, some
+                emit_alone(context, builder, signature, [*parts, depth], name, do)
         return context.get_dummy_value()
 
     @intrinsic
-    def call(typing: Any, out: Any, left: Any, right: Any, depth: Any) -> Any:
-        return types.void(out, left, right, types.int64), generate
+    def call(
+        typing: Any, out: Any, left: Any, right: Any, depth: Any, outputs: Any
+    ) -> Any:
+        return types.void(out, left, right, types.int64, types.int64), generate
 
     return call
+
+
+def _shifted(builder: Any, part: Any, by: Any) -> Any:
+    """A `Part` that starts so many elements later."""
+    first = builder.add(builder.extract_value(part, 1), by)
+    return builder.insert_value(part, first, 1)
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
@@ -135,10 +157,9 @@ _BESIDE = 4 if HAS_WIDE_REGISTERS else 1
 _BESIDE_FEW = 1 if _IS_ZEN_4 else _BESIDE
 # Zen 4 is quicker with four rows, and four outputs, at a time: it waits for what it reads.
 _BY_EIGHTS = HAS_WIDE_REGISTERS and not _IS_ZEN_4
-_dots_8x2 = _dots(8, 2)
-_dots_4, _dots_4x1 = _dots(4, _BESIDE), _dots(4, 1)
-_dots_2, _dots_2x1 = _dots(2, _BESIDE_FEW), _dots(2, 1)
-_dots_1, _dots_1x1 = _dots(1, _BESIDE_FEW), _dots(1, 1)
+_dots_8, _dots_5 = _dots(8, 2), _dots(5, 2 if HAS_WIDE_REGISTERS else 1)
+_dots_4, _dots_3 = _dots(4, _BESIDE), _dots(3, _BESIDE)
+_dots_2, _dots_1 = _dots(2, _BESIDE_FEW), _dots(1, _BESIDE_FEW)
 
 
 @compiled()
@@ -268,59 +289,29 @@ def _fill(sums: Array, left: Part, right: Part, depth: int) -> None:
 def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -> None:
     rows, depth, width = shape
     row = 0
-    while _BY_EIGHTS and row + 8 <= rows:
-        _eight_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-        row += 8
-    while row + 4 <= rows:
-        _four_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-        row += 4
-    if row + 2 <= rows:
-        _two_rows(moved(out, row, 0), moved(left, row, 0), right, depth, width)
-        row += 2
-    if row < rows:
-        _one_row(moved(out, row, 0), moved(left, row, 0), right, depth, width)
+    while row < rows:
+        count = _in_a_pass(rows - row)
+        answer, some = moved(out, row, 0), moved(left, row, 0)
+        if count == 8:
+            _dots_8(answer, some, right, depth, width)
+        elif count == 5:
+            _dots_5(answer, some, right, depth, width)
+        elif count == 4:
+            _dots_4(answer, some, right, depth, width)
+        elif count == 3:
+            _dots_3(answer, some, right, depth, width)
+        elif count == 2:
+            _dots_2(answer, some, right, depth, width)
+        else:
+            _dots_1(answer, some, right, depth, width)
+        row += count
 
 
 @compiled()
-def _eight_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
-    column = 0
-    while column + 2 <= width:
-        _dots_8x2(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 2
-    if column < width:
-        out, right = moved(out, 0, column), moved(right, column, 0)
-        _dots_4x1(out, left, right, depth)
-        _dots_4x1(moved(out, 4, 0), moved(left, 4, 0), right, depth)
-
-
-@compiled()
-def _four_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
-    column = 0
-    while column + _BESIDE <= width:
-        _dots_4(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE
-    while column < width:
-        _dots_4x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
-
-
-@compiled()
-def _two_rows(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
-    column = 0
-    while column + _BESIDE_FEW <= width:
-        _dots_2(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE_FEW
-    while column < width:
-        _dots_2x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
-
-
-@compiled()
-def _one_row(out: Part, left: Part, right: Part, depth: int, width: int) -> None:
-    column = 0
-    while column + _BESIDE_FEW <= width:
-        _dots_1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += _BESIDE_FEW
-    while column < width:
-        _dots_1x1(moved(out, 0, column), left, moved(right, column, 0), depth)
-        column += 1
+def _in_a_pass(rows: int) -> int:
+    """How many of so many rows are next: a pass of one takes nearly as long as of four."""
+    if _BY_EIGHTS and rows >= 8:
+        return 8
+    if rows == 6:
+        return 4 if _BY_EIGHTS else 3
+    return rows if rows <= 5 else 4
