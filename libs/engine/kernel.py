@@ -28,6 +28,7 @@ from engine.vectors import (
 # Keys scored between two updates of the softmax: few enough that they stay in the second
 # cache, with their values, and with what is asked for meanwhile: what follows.
 KEYS_AT_ONCE = 64
+KEYS_OF_PROMPTS = 128  # many rows: each costs as much to update
 BYTES_AT_ONCE = 1 << 16  # of K and V, of all heads of a task
 TASKS_PER_THREAD = 4  # at least: the last ones are not waited for long
 
@@ -170,7 +171,7 @@ def attend_tile(
     greatest = np.full((num_heads, num_rows), -np.inf, np.float32)
     total = np.zeros((num_heads, num_rows), np.float32)
     answer = np.zeros((num_heads, num_rows, v_dim), np.float32)
-    at_once = max(1, KEYS_AT_ONCE // size)
+    at_once = max(1, (KEYS_AT_ONCE if count == 1 else KEYS_OF_PROMPTS) // size)
     scores = np.empty((num_rows, at_once * size), np.float32)
     weights = np.empty(scores.shape, query.dtype)
     scaling = np.float32(1.0 if rule.softcap > 0.0 else rule.scaling)
