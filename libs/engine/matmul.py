@@ -62,7 +62,7 @@ def _dots(rows: int, beside: int) -> Any:
     Called with (out, left, right, depth, outputs); out is float32, left may be what
     `engine.widened` made of rows, right may be int8, or groups of `engine.compression`
     after their tables. Pairs of neighbours are multiplied at once, so both operands are
-    read as they lie. The rows pass `beside` outputs side by side, and each of the rest.
+    read as they lie. The rows pass `beside` outputs side by side, the rest one by one.
     """
 
     def body(
@@ -151,8 +151,8 @@ def _shifted(builder: Any, part: Any, by: Any) -> Any:
 
 
 bits_at = pointer_to(types.uint16)  # bfloat16
-# Outputs that rows pass side by side: four rows, and fewer. Few registers have no room for
-# the weights of two, and memory likes to be read from one place at a time.
+# Outputs that three rows or four pass side by side, and fewer rows. Few registers have no
+# room for the weights of two, and memory likes to be read from one place at a time.
 _BESIDE = 4 if HAS_WIDE_REGISTERS else 1
 _BESIDE_FEW = 1 if _IS_ZEN_4 else _BESIDE
 # Zen 4 is quicker with four rows, and four outputs, at a time: it waits for what it reads.

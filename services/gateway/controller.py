@@ -11,7 +11,8 @@
 * Nobody swings. A look takes enough requests, however many windows that is. A failure has
   to be seen at several looks in a row, of prompts in the first split at one less, and each
   change that takes the last one back makes the next wait twice as long. A phase gets no
-  more than leaves the other, by its own curve, within its SLO.
+  more than leaves the other, by its own curve, within its SLO; all but a tenth, where that
+  curve is steep, only from the split before.
 * It begins with a split in which streams have a part of their own, a small one, and goes
   back to it: beside (100, 100) every token waits for a chunk of prompts now and then.
 * Nobody stays worse than (100, 100). Where a phase got more than in the first split, and the
@@ -222,7 +223,7 @@ class Controller:
             shares = raised(before, phase, step * STEP)
             if shares is None or not self._allows(observed, phase, shares):
                 break
-            if is_last(shares) and step > 1:  # curves are steep there
+            if is_last(shares) and step > 1:
                 break
             best = shares
             if self._holds(observed, phase, shares):
