@@ -290,7 +290,7 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
     rows, depth, width = shape
     row = 0
     while row < rows:
-        count = _in_a_pass(rows - row)
+        count = _rows_of_pass(rows - row)
         answer, some = moved(out, row, 0), moved(left, row, 0)
         if count == 8:
             _dots_8(answer, some, right, depth, width)
@@ -308,7 +308,7 @@ def _all_rows(out: Part, left: Part, right: Part, shape: tuple[int, int, int]) -
 
 
 @compiled()
-def _in_a_pass(rows: int) -> int:
+def _rows_of_pass(rows: int) -> int:
     """How many of so many rows are next: a pass of one takes nearly as long as of four."""
     if _BY_EIGHTS and rows >= 8:
         return 8
